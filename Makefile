@@ -1,0 +1,31 @@
+# Everything runs in .venv, which is made once from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: compare test check format env clean
+
+compare: env  ## five model families on real scans of digits: a table, a report, figures
+	$(BIN)/python -m experiments.compare --task=digits --train_sizes=100,400,all --out=runs/digits
+
+test: env  ## values, gradients, doctests, command lines
+	$(BIN)/python -m pytest -n 2
+
+check: env  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+env: .venv/made
+
+.venv/made: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "attnconv needs Python 3.11 or later; try: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,129 @@
+"""What every attention shares: the checks of its arrays, and the way from scores to outputs."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+
+def check_axes(**arrays: tuple[Array, str]) -> dict[str, int]:
+    """The size of each axis letter, where all arrays agree on it.
+
+    >>> check_axes(query=(jnp.ones((2, 3)), "T K"), key=(jnp.ones((4, 3)), "S K"))
+    {'T': 2, 'K': 3, 'S': 4}
+    """
+    sizes: dict[str, int] = {}
+    for name, (array, axes) in arrays.items():
+        letters = axes.split()
+        expected = ", ".join(str(sizes.get(letter, letter)) for letter in letters)
+        if array.ndim != len(letters) or any(
+            sizes.setdefault(letter, size) != size
+            for letter, size in zip(letters, array.shape, strict=True)
+        ):
+            raise ValueError(f"{name}: expected shape [{expected}], got {list(array.shape)}")
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name}: expected a floating dtype, got {array.dtype}")
+    return sizes
+
+
+def check_matrices(
+    sizes: dict[str, int], bias: Array | None, mask: Array | None
+) -> tuple[Array | None, Array | None]:
+    """Bias and mask with all four axes `[B|1, N|1, T|1, S|1]`."""
+    if mask is not None and mask.dtype != bool:
+        raise ValueError(f"mask: expected a boolean array, True = attend, got {mask.dtype}")
+    full = [sizes.get(letter, 1) for letter in "BNTS"]
+
+    def four_axes(name: str, array: Array | None) -> Array | None:
+        if array is None:
+            return None
+        shape = (1,) * (4 - array.ndim) + array.shape
+        if len(shape) > 4 or any(size not in (1, n) for size, n in zip(shape, full, strict=True)):
+            raise ValueError(
+                f"{name}: expected shape [B, N, T, S] = {full}, each axis of this size or 1, "
+                f"got {list(array.shape)}"
+            )
+        return array.reshape(shape)
+
+    return four_axes("bias", bias), four_axes("mask", mask)
+
+
+def check_lengths(name: str, lengths: Array | None, B: int | None) -> Array | None:
+    """Lengths as `[B]`; one example without a batch axis has a single number, `[]` or `[1]`."""
+    if lengths is None:
+        return None
+    shapes = [(1,), ()] if B is None else [(B,)]
+    if lengths.shape not in shapes or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"{name}: expected integers of shape {list(shapes[0])}, "
+            f"got {lengths.dtype} of shape {list(lengths.shape)}"
+        )
+    return lengths.reshape(shapes[0])
+
+
+def check_window(name: str, window: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """A local window as `(left, right)`."""
+    if window is None:
+        return None
+    pair = (window, window) if isinstance(window, int) else tuple(window)
+    if len(pair) != 2 or min(pair) < 0:
+        raise ValueError(
+            f"{name}: expected an integer >= 0 or a pair (left, right) of them, got {window}"
+        )
+    return pair
+
+
+def batched(x: Float[Array, "*B T N K"]) -> Float[Array, "B T N K"]:
+    """With a batch axis, of size 1 where `x` has none."""
+    return x if x.ndim == 4 else x[None]
+
+
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype of scores and softmax: float32, or float64 for float64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def masked(
+    scores: Float[Array, "B N T S"],
+    bias: Float[Array, "#B #N #T #S"] | None,
+    mask: Bool[Array, "#B #N #T #S"] | None,
+) -> Float[Array, "B N T S"]:
+    """Scores plus bias, and -inf where masked."""
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
+    return scores if mask is None else jnp.where(mask, scores, -jnp.inf)
+
+
+@jax.custom_jvp
+def softmax(
+    scores: Float[Array, "B N T S"],
+) -> tuple[Float[Array, "B N T S"], Float[Array, "B N T"]]:
+    """Softmax over the last axis, and the logarithm of its denominator, which has no gradient.
+
+    A row that is -inf throughout gives zeros with zero gradients. The rule for the gradient is
+    there so that only the weights are kept for it, not the scores and exponentials too.
+    """
+    top = scores.max(axis=-1, keepdims=True, initial=-jnp.inf)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    powers = jnp.exp(scores - top)
+    total = powers.sum(axis=-1, keepdims=True)
+    return powers / jnp.where(total == 0, 1, total), (top + jnp.log(total))[..., 0]
+
+
+@softmax.defjvp
+def _softmax_jvp(primals, tangents):
+    weights, residual = softmax(*primals)
+    (tangent,) = tangents
+    mean = (weights * tangent).sum(axis=-1, keepdims=True)
+    return (weights, residual), (weights * (tangent - mean), jnp.zeros_like(residual))
+
+
+def weighted_sum(
+    weights: Float[Array, "B N T S"], value: Float[Array, "B S G K"], dtype: DTypeLike
+) -> Float[Array, "B T N K"]:
+    """`y_i = sum_j w_ij v_j` in `dtype`, where head n reads the values of head `n // (N / G)`."""
+    B, N, T, S = weights.shape
+    G, K = value.shape[2:]
+    rows = weights.astype(value.dtype).reshape(B, G, N // G * T, S)
+    y = jnp.einsum("BGRS,BSGK->BGRK", rows, value, preferred_element_type=wide(dtype))
+    return y.reshape(B, N, T, K).swapaxes(1, 2).astype(dtype)

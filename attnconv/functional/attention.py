@@ -1,0 +1,292 @@
+"""Attention with weights computed from content: dot-product and additive.
+
+`B` batch, `T` queries, `S` keys, `N` heads, `G` heads of keys and values (N is a multiple of G),
+`K` features per head. A mask or bias has one entry for each head, query and key, or one for all:
+`[B|1, N|1, T|1, S|1]`, where leading axes may be left out.
+
+Everywhere a query whose every key is masked (by any of the ways to mask, or a bias of -inf) gets
+zeros with zero gradients. Most other forms average all values there.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from attnconv.errors import unknown
+from attnconv.functional import masks
+from attnconv.functional._scores import (
+    batched,
+    check_axes,
+    check_lengths,
+    check_matrices,
+    check_window,
+    masked,
+    softmax,
+    weighted_sum,
+    wide,
+)
+
+
+# The overloads name only the argument that decides the type of the result.
+@overload
+def dot_product_attention(
+    *args: Any, return_residual: Literal[False] = ..., **kwargs: Any
+) -> Array: ...
+@overload
+def dot_product_attention(
+    *args: Any, return_residual: Literal[True], **kwargs: Any
+) -> tuple[Array, Array]: ...
+def dot_product_attention(  # type: ignore[misc]
+    query: Float[Array, "*B T N K"],
+    key: Float[Array, "*B S G K"],
+    value: Float[Array, "*B S G K"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | None = None,
+    *,
+    scale: float | Float[Array, ""] | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "..."] | None = None,
+    key_value_seq_lengths: Int[Array, "..."] | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+    implementation: str | None = None,
+    return_residual: bool = False,
+) -> Float[Array, "*B T N K"] | tuple[Float[Array, "*B T N K"], Float[Array, "*B T N"]]:
+    """`y_i = sum_j softmax_j(scale q_i . k_j + bias_ij) v_j`, over the keys j not masked.
+
+    The signature of `jax.nn.dot_product_attention`, and its numbers wherever a query has a key.
+
+    Args:
+      query: `[B, T, N, K]`, or `[T, N, K]` for one example, in any floating dtype.
+      key: `[B, S, G, K]`; query head n reads head `n // (N / G)`.
+      value: the shape of `key`.
+      bias: added to the scores, `[B|1, N|1, T|1, S|1]`.
+      mask: boolean, True = attend, `[B|1, N|1, T|1, S|1]`.
+      scale: `1 / sqrt(K)` where None.
+      is_causal: only keys at the query's own index and before it, `j <= i`.
+      query_seq_lengths: `[B]`, queries from this index on are padding and get zeros.
+      key_value_seq_lengths: `[B]`, keys from this index on are padding.
+      local_window_size: `(left, right)`, only keys with `i - left <= j <= i + right`, both ends
+        inside; one number for both. Every restriction holds at once: with `is_causal`, `right`
+        no longer matters.
+      implementation: "reference" computes the whole matrix of scores; "auto" or None chooses.
+      return_residual: return `(y, r)` with `r_i = log sum_j exp(score_ij)`, `[B, T, N]`, which has
+        no gradient and is -inf where every key is masked.
+
+    Returns:
+      The shape and dtype of `query`. Scores and softmax are computed in at least float32.
+
+    Raises:
+      ValueError: shapes that do not fit, a mask that is not boolean, or an unknown
+        `implementation`.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 3.2.1; Ainslie et al. 2023,
+    GQA, section 2.2 (grouped heads); Dao 2023, FlashAttention-2, section 3.1.1 (the residual).
+
+    >>> query = key = jnp.array([[[1.0]], [[0.0]]])
+    >>> value = jnp.array([[[1.0]], [[3.0]]])
+    >>> dot_product_attention(query, key, value, is_causal=True)[:, 0, 0]
+    Array([1., 2.], dtype=float32)
+    """
+    name = "auto" if implementation is None else implementation
+    if name not in _IMPLEMENTATIONS:
+        raise unknown("implementation", name, _IMPLEMENTATIONS)
+    lengths = {
+        "query_seq_lengths": query_seq_lengths,
+        "key_value_seq_lengths": key_value_seq_lengths,
+    }
+    scores = _checked(query, key, bias, mask, scale, is_causal, lengths, local_window_size)
+    axes = "B S G K" if query.ndim == 4 else "S G K"
+    check_axes(key=(key, axes), value=(value, axes))
+    y, residual = _IMPLEMENTATIONS[name](batched(value), **scores)
+    y = y.reshape(query.shape)
+    return (y, residual.reshape(query.shape[:-1])) if return_residual else y
+
+
+def attention_weights(
+    query: Float[Array, "*B T N K"],
+    key: Float[Array, "*B S G K"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | None = None,
+    *,
+    scale: float | Float[Array, ""] | None = None,
+    is_causal: bool = False,
+    query_seq_lengths: Int[Array, "..."] | None = None,
+    key_value_seq_lengths: Int[Array, "..."] | None = None,
+    local_window_size: int | tuple[int, int] | None = None,
+) -> Float[Array, "*B N T S"]:
+    """The matrix `w` of `dot_product_attention`: `w_ij = softmax_j(scale q_i . k_j + bias_ij)`.
+
+    The arguments and errors are those of `dot_product_attention`.
+
+    Returns:
+      `[B, N, T, S]`, or `[N, T, S]` for one example, in at least float32. A row sums to 1, or to 0
+      where every key is masked.
+
+    Source: Vaswani et al. 2017, Attention Is All You Need, section 3.2.1.
+
+    >>> query = key = jnp.zeros((3, 1, 4))
+    >>> attention_weights(query, key, local_window_size=(1, 0))[0]
+    Array([[1. , 0. , 0. ],
+           [0.5, 0.5, 0. ],
+           [0. , 0.5, 0.5]], dtype=float32)
+    """
+    lengths = {
+        "query_seq_lengths": query_seq_lengths,
+        "key_value_seq_lengths": key_value_seq_lengths,
+    }
+    scores = _checked(query, key, bias, mask, scale, is_causal, lengths, local_window_size)
+    weights, _ = _weights(**scores)
+    return weights if query.ndim == 4 else weights[0]
+
+
+def additive_attention(
+    query: Float[Array, "*B T N K"],
+    key: Float[Array, "*B S N C"],
+    value: Float[Array, "*B S N O"],
+    w_query: Float[Array, "N K D"],
+    w_key: Float[Array, "N C D"],
+    w_score: Float[Array, "N D"],
+    bias: Float[Array, "..."] | None = None,
+    mask: Bool[Array, "..."] | None = None,
+) -> Float[Array, "*B T N O"]:
+    """`y_i = sum_j softmax_j(u . tanh(W q_i + V k_j) + bias_ij) v_j`, over the keys j not masked.
+
+    Args:
+      query: `[B, T, N, K]`, or `[T, N, K]` for one example. The paper's single head is `N = 1`.
+      key: `[B, S, N, C]`; keys, queries and values may differ in their number of features.
+      value: `[B, S, N, O]`.
+      w_query: W of each head, `[N, K, D]`.
+      w_key: V of each head, `[N, C, D]`.
+      w_score: u of each head, `[N, D]`.
+      bias: added to the scores, `[B|1, N|1, T|1, S|1]`.
+      mask: boolean, True = attend, `[B|1, N|1, T|1, S|1]`.
+
+    Returns:
+      `[B, T, N, O]` in the dtype of `query`. Scores and softmax are computed in at least float32.
+
+    Raises:
+      ValueError: shapes that do not fit, or a mask that is not boolean.
+
+    Source: Bahdanau et al. 2015, Neural Machine Translation by Jointly Learning to Align and
+    Translate, section 3.1 and appendix A.1.2.
+
+    >>> key = value = jnp.array([[[1.0]], [[3.0]]])
+    >>> one = jnp.ones((1, 1, 1))
+    >>> additive_attention(jnp.zeros((1, 1, 1)), key, value, one, one, jnp.zeros((1, 1)))
+    Array([[[2.]]], dtype=float32)
+    """
+    batch = "B " * (query.ndim != 3)
+    sizes = check_axes(
+        query=(query, f"{batch}T N K"),
+        key=(key, f"{batch}S N C"),
+        value=(value, f"{batch}S N O"),
+        w_query=(w_query, "N K D"),
+        w_key=(w_key, "N C D"),
+        w_score=(w_score, "N D"),
+    )
+    bias, mask = check_matrices(sizes, bias, mask)
+    project = functools.partial(jnp.einsum, preferred_element_type=wide(query.dtype))
+    from_query = project("BTNK,NKD->BNTD", batched(query), w_query)
+    from_key = project("BSNC,NCD->BNSD", batched(key), w_key)
+    scores = _additive_scores(from_query, from_key, w_score)
+    weights, _ = softmax(masked(scores, bias, mask))
+    y = weighted_sum(weights, batched(value), query.dtype)
+    return y if query.ndim == 4 else y[0]
+
+
+@jax.checkpoint  # computes [B, N, T, S, D] again for the gradient rather than keep it
+def _additive_scores(
+    query: Float[Array, "B N T D"], key: Float[Array, "B N S D"], w_score: Float[Array, "N D"]
+) -> Float[Array, "B N T S"]:
+    hidden = jnp.tanh(query[:, :, :, None] + key[:, :, None])
+    # A product and a sum fuse with the tanh into one loop; a contraction would not.
+    return (hidden * w_score[:, None, None]).sum(axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames=("is_causal", "local_window_size"))
+def _reference(
+    value: Float[Array, "B S G K"], **scores: Any
+) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
+    """The whole matrix of weights at once, and the residual."""
+    weights, residual = _weights(**scores)
+    dtype = scores["query"].dtype
+    return weighted_sum(weights, value, dtype), residual.swapaxes(1, 2).astype(dtype)
+
+
+# Each takes the value, [B, S, G, K], and what _checked returns; it gives y, [B, T, N, K], and the
+# residual, [B, T, N].
+_IMPLEMENTATIONS: dict[str, Callable[..., tuple[Array, Array]]] = {
+    "auto": _reference,
+    "reference": _reference,
+}
+
+
+@functools.partial(jax.jit, static_argnames=("is_causal", "local_window_size"))
+def _weights(
+    query: Float[Array, "B T N K"],
+    key: Float[Array, "B S G K"],
+    bias: Float[Array, "#B #N #T #S"] | None,
+    mask: Bool[Array, "#B #N #T #S"] | None,
+    *,
+    scale: float | Float[Array, ""],
+    is_causal: bool,
+    query_seq_lengths: Int[Array, "B"] | None,
+    key_value_seq_lengths: Int[Array, "B"] | None,
+    local_window_size: tuple[int, int] | None,
+) -> tuple[Float[Array, "B N T S"], Float[Array, "B N T"]]:
+    """The weights of dot-product attention, and the logarithm of what each row was divided by."""
+    B, T, N, K = query.shape
+    S, G = key.shape[1:3]
+    dtype = wide(query.dtype)
+    # The heads that share a key are rows of one product, whose result needs no transposed copy.
+    rows = query.swapaxes(1, 2).reshape(B, G, N // G * T, K)
+    dots = jnp.einsum("BGRK,BSGK->BGRS", rows, key, preferred_element_type=dtype)
+    scores = dots.reshape(B, N, T, S) * jnp.asarray(scale, dtype)
+
+    restrictions = [] if mask is None else [mask]
+    if is_causal:
+        restrictions.append(masks.causal(T, S))
+    if local_window_size is not None:
+        restrictions.append(masks.window(T, S, *local_window_size))
+    if key_value_seq_lengths is not None:
+        restrictions.append(masks.padding(key_value_seq_lengths, S))
+    if query_seq_lengths is not None:
+        restrictions.append(masks.padding(query_seq_lengths, T).swapaxes(-1, -2))
+    attend = functools.reduce(operator.and_, restrictions) if restrictions else None
+    return softmax(masked(scores, bias, attend))
+
+
+def _checked(
+    query: Array,
+    key: Array,
+    bias: Array | None,
+    mask: Array | None,
+    scale: float | Array | None,
+    is_causal: bool,
+    lengths: dict[str, Array | None],
+    local_window_size: int | tuple[int, int] | None,
+) -> dict[str, Any]:
+    """The arguments of `_weights`: checked, with a batch axis, no default left open."""
+    batch = "B " * (query.ndim != 3)
+    sizes = check_axes(query=(query, f"{batch}T N K"), key=(key, f"{batch}S G K"))
+    if sizes["G"] == 0 or sizes["N"] % sizes["G"]:
+        raise ValueError(
+            f"key: expected a number of heads that divides the {sizes['N']} heads of query, "
+            f"got {sizes['G']}"
+        )
+    bias, mask = check_matrices(sizes, bias, mask)
+    return {
+        "query": batched(query),
+        "key": batched(key),
+        "bias": bias,
+        "mask": mask,
+        "scale": sizes["K"] ** -0.5 if scale is None else scale,
+        "is_causal": is_causal,
+        **{name: check_lengths(name, each, sizes.get("B")) for name, each in lengths.items()},
+        "local_window_size": check_window("local_window_size", local_window_size),
+    }

@@ -1,0 +1,1 @@
+"""How an operator runs fast on a platform. Only `attnconv.functional` imports from here."""

@@ -1,0 +1,38 @@
+"""Locally connected: a window sees its surroundings, but every window has weights of its own."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from attnconv.models.size import Size, stage_count
+from attnconv.nn import LocallyConnected, he_normal
+from attnconv.spec import Spec
+
+
+class Local(nnx.Module):
+    """The receptive fields of a convolutional net without the sharing of weights.
+
+    One layer a stage, since unshared weights cost so many parameters. There is no mean over
+    positions: it would only make sense if the same channel meant the same thing everywhere.
+    """
+
+    default = Size(width=8, hidden=64)
+
+    def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
+        window = (3,) * len(spec.grid)
+        grid, channels, features = spec.grid, spec.channels, size.width
+        layers = []
+        for _ in range(stage_count(spec.grid)):
+            layers.append(LocallyConnected(grid, channels, features, window, 2, rngs=rngs))
+            grid, channels, features = layers[-1].positions, features, 2 * features
+        self.layers = nnx.List(layers)
+        self.hidden = nnx.Linear(
+            layers[-1].bias.size, size.hidden, kernel_init=he_normal, rngs=rngs
+        )
+        self.head = nnx.Linear(size.hidden, spec.classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B classes"]:
+        for layer in self.layers:
+            x = jax.nn.relu(layer(x))
+        x = x.reshape(x.shape[0], -1)
+        return self.head(jax.nn.relu(self.hidden(x)))

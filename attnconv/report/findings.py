@@ -1,0 +1,196 @@
+"""What may be concluded from a summary, in sentences that claim no more than the intervals do."""
+
+from collections.abc import Iterable, Sequence
+
+from attnconv.report import values
+from attnconv.report.values import Row, Summary
+
+_LISTED = 4  # differences that one sentence names; the table of differences has all of them
+_FEW_SEEDS = 5
+_TOLERANCE = 0.02  # of the parameters or FLOPs, where they were to be matched
+
+
+def findings(summary: Summary) -> list[str]:
+    """The findings: the question, the largest train size first, the ranking, what to beware of.
+
+    A difference that is not established is said to be so, and never to be an equality.
+    """
+    sizes = values.train_sizes(summary)
+    found = []
+    if {"cnn", "attention"} <= set(values.models(summary)):
+        found += _question(summary, "cnn", "attention")
+    found += [_at_size(summary, size) for size in reversed(sizes)]
+    if len(values.models(summary)) > 1 and len(sizes) > 1:
+        found.append(_ranking(summary))
+    return found + _warnings(summary)
+
+
+def _question(summary: Summary, a: str, b: str) -> list[str]:
+    """Convolution or self-attention: the one pair that this is all about."""
+    answers = [
+        f"at {values.count(size)} training examples {_verdict(summary, row)}"
+        for size in reversed(values.train_sizes(summary))
+        for row in values.comparisons_at(summary, size)
+        if {row["a"], row["b"]} == {a, b}
+    ]
+    return [f"Convolution or self-attention: {'; '.join(answers)}."] if answers else []
+
+
+def _at_size(summary: Summary, size: int) -> str:
+    """Who scored highest, by how much it is ahead, and what is not established."""
+    cells = values.cells_at(summary, size)
+    highest = max(cell["test"]["estimate"] for cell in cells)
+    leaders = [cell for cell in cells if cell["test"]["estimate"] == highest]
+    leader = leaders[0]["model"]
+    score = values.percent(leaders[0]["test"], values.digits(summary), unit=" %")
+    where = f"At {values.count(size)} training examples"
+    if len(cells) == 1:
+        return f"{where} {leader} scored {score}; it was run alone, so nothing is compared."
+    sentences = [f"{where} {_names(cell['model'] for cell in leaders)} scored highest: {score}."]
+
+    rows = values.comparisons_at(summary, size)
+    of_leader = [row for row in rows if leader in (row["a"], row["b"])]
+    ahead = _widest(row for row in of_leader if row["established"])
+    if ahead:
+        leads = [_lead(summary, row) for row in ahead]
+        by = [f"{'of ' if i else ''}{behind} by {lead}" for i, (_, behind, lead) in enumerate(leads)]
+        sentences.append(f"{where} {leader} is ahead of {_listed(by)}.")
+    open_rows = [row for row in of_leader if not row["established"]]
+    if open_rows:
+        against = [_against(summary, row, leader) for row in open_rows]
+        sentences.append(f"Not established: {_listed(against)}.")
+    others = [row for row in rows if leader not in (row["a"], row["b"])]
+    if others:
+        sentences.append(_among_others(summary, others))
+    return " ".join(sentences)
+
+
+def _among_others(summary: Summary, rows: Sequence[Row]) -> str:
+    established = _widest(row for row in rows if row["established"])
+    pairs = "1 pair" if len(rows) == 1 else f"{len(rows)} pairs"
+    if not established:
+        return f"Among the other {pairs} no difference is established."
+    leads = [_lead(summary, row) for row in established]
+    named = [f"{first} ahead of {second} by {lead}" for first, second, lead in leads]
+    return f"Of the other {pairs}, {len(established)} established: {_listed(named)}."
+
+
+def _ranking(summary: Summary) -> str:
+    """Whether the order of the families depends on the train size, as far as is established."""
+    sizes = values.train_sizes(summary)
+    winners: dict[frozenset[str], dict[str, int]] = {}
+    for size in sizes:
+        for row in values.comparisons_at(summary, size):
+            if row["established"]:
+                first, _, _ = _lead(summary, row)
+                seen = winners.setdefault(frozenset((row["a"], row["b"])), {})
+                seen.setdefault(first, size)
+    turns = []
+    for seen in winners.values():
+        if len(seen) == 2:
+            (first, small), (second, large) = sorted(seen.items(), key=lambda item: item[1])
+            turns.append(
+                f"{first} is ahead of {second} at {values.count(small)}, "
+                f"{second} of {first} at {values.count(large)}"
+            )
+    if turns:
+        return f"The ranking changes with the number of training examples: {_listed(turns, '; ')}."
+    best = {}
+    for size in sizes:
+        top = max(values.cells_at(summary, size), key=lambda cell: cell["test"]["estimate"])
+        best[size] = top["model"]
+    if len(set(best.values())) == 1:
+        return (
+            f"{best[sizes[0]]} scored highest at all {len(sizes)} train sizes; "
+            f"no pair of families changes its order in an established way."
+        )
+    changes = ", ".join(f"{model} at {values.count(size)}" for size, model in best.items())
+    return (
+        f"The highest score changes hands ({changes}), but no pair of families is established "
+        f"in both orders: a change of the ranking is not established."
+    )
+
+
+def _warnings(summary: Summary) -> list[str]:
+    warnings = []
+    edges: dict[str, list[str]] = {}
+    for cell in summary["cells"]:
+        if cell["learning_rate_at_edge"]:
+            rate = f"{cell['learning_rate']:g} at {values.count(cell['train_size'])}"
+            edges.setdefault(cell["model"], []).append(rate)
+    if edges:
+        named = "; ".join(f"{model} ({', '.join(rates)})" for model, rates in edges.items())
+        warnings.append(
+            f"The chosen learning rate lies at the edge of the grid for {named}: a wider grid may "
+            f"score higher, so widen it before relying on these scores."
+        )
+    seeds = min(cell["seeds"] for cell in summary["cells"])
+    if seeds == 1:
+        warnings.append(
+            "One seed only: the spread of training is not in the intervals, so they speak of these "
+            "trained models and not of their families."
+        )
+    elif seeds < _FEW_SEEDS:
+        warnings.append(
+            f"Only {seeds} seeds: they say little about the spread of training, so the intervals "
+            f"are wide; with {_FEW_SEEDS} or more smaller differences can be established."
+        )
+    return warnings + _unmatched(summary)
+
+
+def _unmatched(summary: Summary) -> list[str]:
+    """A warning where the families are not of one size though they should be."""
+    match = summary["config"].get("match")
+    if match not in ("params", "flops"):
+        return []
+    sizes = {cell["model"]: cell[match] for cell in summary["cells"]}
+    least, most = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+    if sizes[most] <= (1 + _TOLERANCE) * sizes[least]:
+        return []
+    what = {"params": "parameters", "flops": "FLOPs"}[match]
+    return [
+        f"The {what} differ by more than {_TOLERANCE:.0%}, from {sizes[least]:,} ({least}) to "
+        f"{sizes[most]:,} ({most}): part of a difference may be one of size."
+    ]
+
+
+def _verdict(summary: Summary, row: Row) -> str:
+    if row["established"]:
+        first, second, lead = _lead(summary, row)
+        return f"{first} is ahead of {second} by {lead}"
+    return f"not established, {_against(summary, row, row['a'])}"
+
+
+def _lead(summary: Summary, row: Row) -> tuple[str, str, str]:
+    """Who is ahead of whom, and by how much."""
+    first, second, difference = row["a"], row["b"], row["difference"]
+    if difference["estimate"] < 0:
+        first, second = second, first
+        difference = values.reversed_interval(difference)
+    lead = values.points(difference, values.digits(summary), unit=" points", sign=False)
+    return first, second, lead
+
+
+def _against(summary: Summary, row: Row, first: str) -> str:
+    """An open difference, taken from the side of the first."""
+    second, difference = row["b"], row["difference"]
+    if first != row["a"]:
+        second, difference = row["a"], values.reversed_interval(difference)
+    text = values.points(difference, values.digits(summary), unit=" points")
+    return f"{first} against {second} ({text})"
+
+
+def _widest(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: -abs(row["difference"]["estimate"]))
+
+
+def _listed(parts: Sequence[str], separator: str = ", ") -> str:
+    rest = len(parts) - _LISTED
+    if rest <= 1:  # naming the one that is left takes no more room than counting it
+        return separator.join(parts)
+    return f"{separator.join(parts[:_LISTED])} and {rest} more, in the table of differences"
+
+
+def _names(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,108 @@
+"""How the numbers of a summary came about, in words: what a reader needs to trust or redo them."""
+
+from attnconv.report import tables, values
+from attnconv.report.values import Summary
+
+SOURCES = (
+    "Agresti and Min 2005, Statistics in Medicine 24, 729-740 (paired proportions)",
+    "Banerjee 1960, Sankhya 22, 357-358 (one t quantile for each variance)",
+    "Chernozhukov, Chetverikov and Kato 2013, Annals of Statistics 41, 2786-2819 "
+    "(multiplier bootstrap)",
+    "Korn and Graubard 1998, Survey Methodology 24, 193-201 (effective number of examples)",
+    "Owen 2007, Annals of Applied Statistics 1, 386-411 (resampling rows and columns)",
+    "Romano and Wolf 2005, JASA 100, 94-108 (the largest |t| of all pairs)",
+    "Wilson 1927, JASA 22, 209-212 (interval of a proportion)",
+)
+
+
+def paragraphs(summary: Summary) -> list[str]:
+    """Splits, budget, tuning, intervals and correction: a paragraph each."""
+    found = [_splits(summary), _budget(summary), _tuning(summary), _intervals(summary)]
+    return [*found, _corrections(summary)] if summary["comparisons"] else found
+
+
+def about(summary: Summary) -> list[tuple[str, str]]:
+    """The task in a few lines: where its data come from and how large they are."""
+    task = summary["task"]
+    return [
+        ("task", str(task["name"])),
+        ("source", str(task["source"])),
+        ("one example", f"{' x '.join(map(str, task['shape']))}, one of {task['classes']} classes"),
+        (
+            "splits",
+            f"{task['train']:,} training, {task['validation']:,} validation, "
+            f"{task['test']:,} test examples",
+        ),
+    ]
+
+
+def _splits(summary: Summary) -> str:
+    task, sizes = summary["task"], values.train_sizes(summary)
+    return (
+        f"Splits. The models are trained on {', '.join(map(values.count, sizes))} of "
+        f"{task['train']:,} training examples; {task['validation']:,} validation examples choose "
+        f"the learning rate, and {task['test']:,} test examples are read once, by the runs with "
+        f"the chosen learning rate. Scores are {summary['metric']} on the test split, in percent, "
+        f"averaged over seeds."
+    )
+
+
+def _budget(summary: Summary) -> str:
+    match, budget = summary["config"].get("match"), summary["config"].get("budget")
+    what = {"params": "number of parameters", "flops": "FLOPs of a forward pass"}.get(str(match))
+    if what is None:
+        sized = "The families keep their own sizes"
+    else:
+        goal = "" if budget is None else f" ({budget:,})"
+        sized = f"The width of each family is chosen so that all have the same {what}{goal}"
+    steps = {}
+    for cell in summary["cells"]:
+        steps[cell["train_size"]] = f"{cell['steps']:,} at {values.count(cell['train_size'])}"
+    return (
+        f"Budget. {sized}; at a train size all train for the same number of steps "
+        f"({', '.join(steps.values())}). FLOPs are those of one forward pass for one example; "
+        f"seconds are those of training one run on the device named below."
+    )
+
+
+def _tuning(summary: Summary) -> str:
+    rates = summary["config"].get("learning_rates")
+    grid = "" if rates is None else f" among {tables.setting(rates).replace(',', ', ')}"
+    seeds = max(cell["seeds"] for cell in summary["cells"])
+    runs = "1 run" if seeds == 1 else f"{seeds} seeds"
+    return (
+        f"Tuning. For each family and train size the learning rate is chosen{grid}, by the mean "
+        f"validation score of {runs}: every family gets the same number of runs."
+    )
+
+
+def _intervals(summary: Summary) -> str:
+    level = f"{summary['confidence']:.0%}"
+    if max(cell["seeds"] for cell in summary["cells"]) == 1:
+        variance = (
+            "the spread over test examples only: with one seed the spread of training is not in "
+            "the interval"
+        )
+    else:
+        variance = (
+            "the spread over seeds and that over test examples, both taken as samples, each with "
+            "the t quantile of its own degrees of freedom"
+        )
+    return (
+        f"Intervals. Brackets hold {level} intervals. Their width comes from {variance} (Owen 2007; "
+        f"Banerjee 1960); around a score they are Wilson's, with the effective number of examples "
+        f"(Wilson 1927; Korn and Graubard 1998), so they stay within 0 and 100. Whether two such "
+        f"intervals overlap says little of a difference: differences have intervals of their own."
+    )
+
+
+def _corrections(summary: Summary) -> str:
+    level, pairs = f"{summary['confidence']:.0%}", len(summary["comparisons"])
+    return (
+        f"Differences. A difference is paired: taken seed by seed and example by example. All "
+        f"{values.count(pairs)} intervals hold together with {level} confidence: their width comes "
+        f"from the largest |t| of all pairs in a bootstrap (Romano and Wolf 2005; Chernozhukov, "
+        f"Chetverikov and Kato 2013; one example more counts as undecided, after Agresti and Min "
+        f"2005). Established means that the interval excludes zero. Not established means that "
+        f"this experiment cannot tell, not that the families are equal."
+    )

@@ -1,0 +1,104 @@
+"""The files of a study in its folder: what was asked, what is finished, what was predicted."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnconv.errors import UsageError
+
+Row = dict[str, Any]
+COLUMNS = (
+    "task model train_size seed learning_rate params flops steps metric validation test train "
+    "seconds"
+).split()
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a kill leaves either the old one or the new one."""
+    data = content.encode() if isinstance(content, str) else content
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def claim(out: Path, config: Mapping[str, Any]) -> None:
+    """Makes the folder that of this configuration, or finds that it already is.
+
+    Raises:
+      UsageError: it holds another configuration's results, or is not a folder.
+    """
+    path = out / "config.json"
+    wanted = json.loads(json.dumps(config))
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise UsageError(f"out={out}: expected JSON in config.json, got {error}") from None
+        if found != wanted:
+            keys = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
+            differences = ", ".join(
+                f"{k}={json.dumps(found.get(k))} there, {json.dumps(wanted.get(k))} asked"
+                for k in keys
+            )
+            raise UsageError(f"out={out} holds another configuration's results: {differences}")
+        return
+    if (out / "results.jsonl").exists():
+        raise UsageError(f"out={out}: expected a config.json beside its results.jsonl, found none")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UsageError(
+            f"out={out}: expected a folder that can be made, got {error.strerror}"
+        ) from None
+    write_json(path, wanted)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results file, up to a last line that a kill cut off.
+
+    Raises:
+      UsageError: a line before the last is not a row.
+    """
+    if not path.exists():
+        return []
+    *lines, tail = path.read_text().split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{path} line {number}: expected a JSON row, got {error}") from None
+        if not isinstance(row, dict) or set(row) != set(COLUMNS):
+            raise UsageError(f"{path} line {number}: expected the columns {' '.join(COLUMNS)}")
+        rows.append(row)
+    del tail  # every whole row ends in a newline, so what follows the last one is a cut one
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    lines = [json.dumps({column: row[column] for column in COLUMNS}) + "\n" for row in rows]
+    write_whole(path, "".join(lines))
+
+
+def predictions_path(out: Path, model: str, train_size: int) -> Path:
+    return out / "predictions" / f"{model}-{train_size}.npy"
+
+
+def write_predictions(path: Path, predicted: np.ndarray) -> None:
+    """Saves the predicted labels `[seeds, test examples]` of the chosen runs of a cell."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.save(file, predicted)
+    part.replace(path)

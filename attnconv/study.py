@@ -1,0 +1,299 @@
+"""The grid of a comparison: model x train size x learning rate x seed, each cell once."""
+
+import dataclasses
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import attnconv
+from attnconv import models, results, stats, tasks, train
+from attnconv.errors import UsageError
+
+METRIC = "accuracy"
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is compared. Every field decides results, so together they identify them."""
+
+    task: str
+    models: tuple[str, ...]
+    data_dir: str | None = None
+    train_sizes: tuple[int | None, ...] = (None,)  # None is all
+    seeds: int = 5
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    match: Literal["params", "flops", "none"] = "params"
+    budget: int | None = None
+    steps: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in ("models", "train_sizes", "learning_rates"):
+            values = getattr(self, field)
+            if not values or len(set(values)) != len(values):
+                raise UsageError(f"{field}={values}: expected one or more, each once")
+        for field in ("seeds", "steps", "budget"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise UsageError(f"{field}={value}: expected a positive number")
+        for rate in self.learning_rates:
+            if not 0 < rate < float("inf"):
+                raise UsageError(f"learning_rates={rate}: expected positive finite numbers")
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed}: expected a number from 0")
+        if (self.match == "none") != (self.budget is None):
+            raise UsageError(
+                f"match={self.match}, budget={self.budget}: expected a budget to match params or "
+                f"flops to, and none with match=none"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model at one train size: all its seeds and learning rates are trained together."""
+
+    model: str
+    train_size: int
+    size: models.Size
+    params: int
+    flops: int
+    recipe: train.Recipe
+
+
+Progress = Callable[[Cell, int], None]
+
+
+def plan(config: Config, task: tasks.Task) -> list[Cell]:
+    """Every cell of the grid, smallest train size first; what cannot be built is refused here."""
+    cells = []
+    shapes = {}
+    for name in config.models:
+        match = "params" if config.match == "none" else config.match
+        size = models.size_for(name, task.spec, budget=config.budget, match=match)
+        model = nnx.eval_shape(lambda n=name, s=size: make(n, task, s, nnx.Rngs(0)))
+        shapes[name] = size, models.parameters(model), models.flops(model, task.spec)
+    sizes = {len(task.subset(size, seed=config.seed)) for size in config.train_sizes}
+    for train_size in sorted(sizes):
+        steps = config.steps
+        recipe = train.Recipe(steps=train.default_steps(train_size) if steps is None else steps)
+        cells += [Cell(name, train_size, *shapes[name], recipe) for name in config.models]
+    return cells
+
+
+def make(name: str, task: tasks.Task, size: models.Size, rngs: nnx.Rngs) -> nnx.Module:
+    return models.family(name)(task.spec, size, rngs=rngs)
+
+
+def run(
+    config: Config,
+    out: Path,
+    *,
+    on_start: Callable[[list[Cell], list[Cell]], None] = lambda cells, finished: None,
+    on_steps: Progress = lambda cell, steps: None,
+    on_finish: Callable[[Cell, list[results.Row]], None] = lambda cell, rows: None,
+) -> dict[str, Any]:
+    """Trains what is not finished in `out`, and returns the summary of all of it.
+
+    Raises:
+      UsageError: what cannot be served, before anything is trained; a loss that is not finite.
+    """
+    began = time.perf_counter()
+    task = tasks.load(config.task, data_dir=config.data_dir, seed=config.seed)
+    cells = plan(config, task)
+    results.claim(out, {**dataclasses.asdict(config), "data": fingerprint(task)})
+
+    path = out / "results.jsonl"
+    rows, finished = [], []
+    stored = results.read_rows(path)
+    for cell in cells:
+        mine = [r for r in stored if (r["model"], r["train_size"]) == (cell.model, cell.train_size)]
+        predicted = results.predictions_path(out, cell.model, cell.train_size)
+        if len(mine) == config.seeds * len(config.learning_rates) and predicted.exists():
+            rows += mine
+            finished.append(cell)
+    on_start(cells, finished)
+
+    programs: dict[Any, train.Programs] = {}
+    for cell in cells:
+        if cell in finished:
+            continue
+        key = cell.model, cell.recipe
+        if key not in programs:
+            programs[key] = train.Programs(
+                lambda rngs, c=cell: make(c.model, task, c.size, rngs), cell.recipe
+            )
+        new = run_cell(config, task, cell, programs[key], out, on_steps)
+        rows += new
+        results.write_rows(path, rows)
+        on_finish(cell, new)
+    return summary(config, task, cells, rows, out, time.perf_counter() - began)
+
+
+def run_cell(
+    config: Config,
+    task: tasks.Task,
+    cell: Cell,
+    programs: train.Programs,
+    out: Path,
+    on_steps: Progress,
+) -> list[results.Row]:
+    """Trains a cell's grid of learning rates and seeds, chooses on validation, reads the test.
+
+    The learning rate with the best mean validation accuracy over the seeds is chosen, the lower
+    mean validation loss deciding between equals. Only its runs are given the test split.
+    """
+    runs, subsets = [], []
+    for rate in config.learning_rates:
+        for seed in run_seeds(config):
+            subset = task.subset(cell.train_size, seed=seed)
+            order = train.batch_order(subset, cell.recipe, seed=seed)
+            runs.append(train.Run(rate, seed, order))
+            subsets.append(subset)
+    data = train.Data(task.train.inputs, task.train.labels)
+    try:
+        trained = train.train_all(programs, data, runs, on_steps=lambda n: on_steps(cell, n))
+    except UsageError as error:
+        raise UsageError(f"{cell.model} at train_size={cell.train_size}: {error}") from None
+
+    def accuracy(params: Any, split: tasks.Split) -> tuple[float, float]:
+        scores = programs.predict(params, split.inputs)
+        right = np.asarray(scores.argmax(-1)) == split.labels
+        return float(right.mean()), float(train.cross_entropy(scores, jnp.asarray(split.labels)))
+
+    validation = [accuracy(result.params, task.validation) for result in trained]
+    mean = np.mean(np.reshape(validation, (len(config.learning_rates), config.seeds, 2)), axis=1)
+    chosen = max(range(len(mean)), key=lambda i: (mean[i][0], -mean[i][1]))
+    picked = range(chosen * config.seeds, (chosen + 1) * config.seeds)
+
+    predicted = np.stack(
+        [
+            np.asarray(programs.predict(trained[i].params, task.test.inputs).argmax(-1), np.int32)
+            for i in picked
+        ]
+    )
+    path = results.predictions_path(out, cell.model, cell.train_size)
+    results.write_predictions(path, predicted)
+    test = dict(zip(picked, (predicted == task.test.labels).mean(1), strict=True))
+    rows = []
+    for i, (run, result) in enumerate(zip(runs, trained, strict=True)):
+        part = tasks.Split(task.train.inputs[subsets[i]], task.train.labels[subsets[i]])
+        values = (
+            *(task.name, cell.model, cell.train_size, run.seed, run.learning_rate),
+            *(cell.params, cell.flops, cell.recipe.steps, METRIC, validation[i][0]),
+            *(float(test[i]) if i in test else None, accuracy(result.params, part)[0]),
+            result.seconds,
+        )
+        rows.append(dict(zip(results.COLUMNS, values, strict=True)))
+    return rows
+
+
+def run_seeds(config: Config) -> range:
+    """Seeds of the runs: each draws its own initial weights, training subset and batches."""
+    return range(config.seed, config.seed + config.seeds)
+
+
+def fingerprint(task: tasks.Task) -> str:
+    """A digest of every example and label, so that results of other data are never mixed in."""
+    digest = hashlib.sha256()
+    for split in (task.train, task.validation, task.test):
+        digest.update(split.inputs)
+        digest.update(split.labels)
+    return digest.hexdigest()[:16]
+
+
+def summary(
+    config: Config,
+    task: tasks.Task,
+    cells: Sequence[Cell],
+    rows: Sequence[results.Row],
+    out: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    """Everything that the report says, as JSON values."""
+    scores = {}
+    for cell in cells:
+        predicted = np.load(results.predictions_path(out, cell.model, cell.train_size))
+        scores[cell.model, cell.train_size] = (predicted == task.test.labels).astype(np.float64)
+    intervals = stats.mean_intervals(scores, confidence=CONFIDENCE)
+    pairs = [
+        ((a, size), (b, size))
+        for size in sorted({cell.train_size for cell in cells})
+        for i, a in enumerate(config.models)
+        for b in config.models[i + 1 :]
+    ]
+    comparisons = stats.paired_comparisons(scores, pairs, confidence=CONFIDENCE)
+
+    def cell_summary(cell: Cell) -> dict[str, Any]:
+        mine = [r for r in rows if (r["model"], r["train_size"]) == (cell.model, cell.train_size)]
+        chosen = [r for r in mine if r["test"] is not None]
+        rate = chosen[0]["learning_rate"]
+        ends = min(config.learning_rates), max(config.learning_rates)
+        return {
+            "model": cell.model,
+            "train_size": cell.train_size,
+            "params": cell.params,
+            "flops": cell.flops,
+            "width": cell.size.width,
+            "hidden": cell.size.hidden,
+            "steps": cell.recipe.steps,
+            "seeds": config.seeds,
+            "learning_rate": rate,
+            "learning_rate_at_edge": len(config.learning_rates) > 1 and rate in ends,
+            "validation": float(np.mean([r["validation"] for r in chosen])),
+            "train": float(np.mean([r["train"] for r in chosen])),
+            "test": dataclasses.asdict(intervals[cell.model, cell.train_size]),
+            "test_by_seed": [r["test"] for r in chosen],
+            "seconds": float(np.median([r["seconds"] for r in mine])),
+        }
+
+    return {
+        "task": {
+            "name": task.name,
+            "source": task.source,
+            "shape": list(task.spec.shape),
+            "classes": task.spec.classes,
+            "train": len(task.train.labels),
+            "validation": len(task.validation.labels),
+            "test": len(task.test.labels),
+        },
+        "config": dataclasses.asdict(config),
+        "environment": environment(),
+        "seconds": seconds,
+        "metric": METRIC,
+        "confidence": CONFIDENCE,
+        "cells": [cell_summary(cell) for cell in cells],
+        "comparisons": [
+            {
+                "train_size": c.a[1],
+                "a": c.a[0],
+                "b": c.b[0],
+                "difference": dataclasses.asdict(c.difference),
+                "established": c.established,
+            }
+            for c in comparisons
+        ],
+    }
+
+
+def environment() -> dict[str, str]:
+    """The versions and the hardware that the numbers come from."""
+    device = jax.local_devices()[0]
+    return {
+        "attnconv": attnconv.__version__,
+        "python": sys.version.split()[0],
+        "jax": jax.__version__,
+        "device": f"{device.device_kind}, {os.cpu_count()} cores on {platform.machine()}"
+        if device.platform == "cpu"
+        else f"{jax.local_device_count()} x {device.device_kind}",
+    }

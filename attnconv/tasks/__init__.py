@@ -1,0 +1,77 @@
+"""Tasks: labelled examples by name, cut into train, validation and test and standardised."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from attnconv.errors import UsageError
+from attnconv.tasks import embedded, files, tfds
+from attnconv.tasks.raw import Raw
+from attnconv.tasks.task import Split, Task, assemble
+
+__all__ = ["Split", "Task", "load", "names"]
+
+
+def names() -> tuple[str, ...]:
+    """The tasks that need neither a network nor a folder.
+
+    >>> names()
+    ('digits', 'digits_rows')
+    """
+    return tuple(embedded.SOURCES)
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    train_size: int | None = None,
+    seed: int = 0,
+) -> Task:
+    """The task of that name: the same splits and the same numbers for the same seed.
+
+    A name is looked for in this order: the embedded tasks, the sets in `data_dir` that TensorFlow
+    Datasets has prepared (`mnist`, `mnist:3.0.1`, `name/config`), then a path to the user's own
+    files (a folder of images or a `.npz`). A path that begins with `./` is always a path.
+
+    Official splits are used as they are. A missing validation split is 15 % of the training split
+    (at most 5,000 examples where the test split is official), a missing test split is 20 % of it;
+    both are drawn by `seed`, each class in proportion. Every channel is standardised by its mean
+    and deviation over the whole training split, whatever `train_size`.
+
+    Args:
+      name: an embedded task, a prepared set or a path.
+      data_dir: the folder in which TensorFlow Datasets has prepared its sets.
+      train_size: how many training examples to keep, as many of each class; None keeps all.
+      seed: seeds the splits and the choice of `train_size` examples.
+
+    Raises:
+      UsageError: if there is no such task, its data cannot be used, or it is too small.
+
+    >>> task = load("digits", train_size=100)
+    >>> task.spec
+    Spec(shape=(8, 8, 1), classes=10)
+    >>> [len(split.labels) for split in (task.train, task.validation, task.test)]
+    [100, 270, 360]
+    """
+    task = assemble(_read(name, data_dir), seed=seed)
+    if train_size is None:
+        return task
+    chosen = task.subset(train_size, seed=seed)
+    train = Split(task.train.inputs[chosen], task.train.labels[chosen])
+    return dataclasses.replace(task, train=train)
+
+
+def _read(name: str, data_dir: str | os.PathLike[str] | None) -> Raw:
+    if name in embedded.SOURCES:
+        return embedded.SOURCES[name]()
+    root = None if data_dir is None else Path(os.path.expanduser(data_dir))
+    prepared = None if root is None else tfds.find(name, root)
+    if prepared is not None:
+        return tfds.read(name, prepared)
+    path = os.path.expanduser(name)
+    if name and os.path.exists(path):
+        return files.read(Path(path))
+    if name.startswith((".", "~", os.sep)) or name.endswith(".npz"):
+        raise UsageError(f"task {name!r}: there is no such file or folder")
+    raise tfds.missing(name, root, names())

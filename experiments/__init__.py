@@ -1,0 +1,1 @@
+"""Entrypoints: flags in, one call, files and a table out."""

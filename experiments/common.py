@@ -1,0 +1,107 @@
+"""What every entrypoint shares: the flags of a study, errors as one line, the progress bar."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from tqdm import tqdm
+
+from attnconv.errors import UsageError
+
+flags.DEFINE_string(
+    "task",
+    "digits",
+    "What to learn: an embedded task (digits, digits_rows), the name of a TFDS set prepared in "
+    "--data_dir (mnist), or a path to your own data (a folder of images, a .npz file).",
+)
+flags.DEFINE_string("data_dir", None, "Folder with prepared TFDS sets.")
+flags.DEFINE_string("out", None, "Folder for the results. Default: runs/ENTRYPOINT-TASK.")
+flags.DEFINE_integer("seed", 0, "Fixes the splits and is the first of the runs' seeds.")
+flags.DEFINE_integer(
+    "steps", None, "Updates of each run. Default: six passes over the examples, at least 600."
+)
+
+FLAGS = flags.FLAGS
+
+
+def launch(main: Callable[[], None]) -> None:
+    """Parses the flags and calls main; what a person got wrong is one line and exit code 2."""
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            rest = FLAGS(list(argv))
+        except flags.Error as error:
+            fail(error)
+        if len(rest) > 1:
+            fail(f"unexpected argument {rest[1]!r}: every option is a flag, as in --task=digits")
+        return rest
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            main()
+        except UsageError as error:
+            fail(error)
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def fail(error: object) -> Any:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def out_folder(entrypoint: str) -> Path:
+    if FLAGS.out is not None:
+        return Path(FLAGS.out).expanduser()
+    return Path("runs") / f"{entrypoint}-{Path(FLAGS.task).stem}"
+
+
+def numbers(flag: str, values: Sequence[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    """The values of a list flag, or the error that names the one that is not a number."""
+    parsed = []
+    for value in values:
+        try:
+            parsed.append(kind(value))
+        except ValueError:
+            raise UsageError(f"{flag}={value}: expected a number") from None
+    return tuple(parsed)
+
+
+class Progress:
+    """A bar over the work of a study, in FLOPs, with the cell it is in and the time left."""
+
+    def __init__(self, runs_per_cell: int):
+        self.runs_per_cell = runs_per_cell
+        self.done = self.cells = 0
+
+    def on_start(self, cells: Sequence[Any], finished: Sequence[Any]) -> None:
+        self.cells, self.done = len(cells), len(finished)
+        if finished:
+            print(f"{len(finished)} of {len(cells)} cells are finished already", flush=True)
+        self.bar = tqdm(
+            total=sum(c.flops * c.recipe.steps * self.runs_per_cell for c in cells),
+            initial=sum(c.flops * c.recipe.steps * self.runs_per_cell for c in finished),
+            bar_format="{percentage:3.0f}% {bar:30} {remaining} left, {desc}",
+            disable=None,  # where nobody watches a terminal the finished lines are enough
+        )
+
+    def on_steps(self, cell: Any, steps: int) -> None:
+        self.bar.set_description_str(f"{cell.model} at {cell.train_size} examples", refresh=False)
+        self.bar.update(cell.flops * steps)
+
+    def on_finish(self, cell: Any, rows: Sequence[dict[str, Any]]) -> None:
+        self.done += 1
+        chosen = [row for row in rows if row["test"] is not None]
+        validation = 100 * sum(row["validation"] for row in chosen) / len(chosen)
+        line = (
+            f"{self.done:3d}/{self.cells}  {cell.model:<10} {cell.train_size:>6} examples  "
+            f"validation {validation:5.1f} %  learning rate {chosen[0]['learning_rate']:g}"
+        )
+        tqdm.write(line)
+        if self.done == self.cells:
+            self.bar.close()

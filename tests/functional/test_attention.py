@@ -1,0 +1,447 @@
+"""Attention against loops over single numbers in float64, and against jax.nn."""
+
+import inspect
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from attnconv.functional import masks
+from attnconv.functional.attention import (
+    additive_attention,
+    attention_weights,
+    dot_product_attention,
+)
+
+
+class Case(NamedTuple):
+    """Arrays and options of one call, all of them in NumPy."""
+
+    query: np.ndarray
+    key: np.ndarray
+    value: np.ndarray
+    bias: np.ndarray | None
+    mask: np.ndarray | None
+    options: dict
+
+    def jax(self, dtype=None):
+        arrays = [None if x is None else jnp.asarray(x) for x in self[:5]]
+        arrays[:4] = [x if x is None or dtype is None else x.astype(dtype) for x in arrays[:4]]
+        options = {
+            name: jnp.asarray(x) if isinstance(x, np.ndarray) else x
+            for name, x in self.options.items()
+        }
+        return arrays, options
+
+
+def random_case(seed, B=2, T=5, S=6, G=2, H=2, K=3, *, batched=True, **options):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    batch = (B,) if batched else ()
+    query, key = normal(*batch, T, G * H, K), normal(*batch, S, G, K)
+    return Case(query, key, normal(*batch, S, G, K), None, None, options)
+
+
+@st.composite
+def cases(draw):
+    """Any combination of grouped heads, bias, mask, causal, lengths and window."""
+    size = st.integers(1, 4)
+    B, T, S, G, H = draw(size), draw(size), draw(size), draw(size), draw(st.integers(1, 2))
+    batched = B > 1 or draw(st.booleans())
+    seed = draw(st.integers(0, 999))
+    rng = np.random.default_rng(seed)
+
+    def maybe(strategy):
+        return draw(st.none() | strategy)
+
+    def matrix():
+        """A shape that broadcasts to [B, N, T, S]."""
+        return tuple(size if draw(st.booleans()) else 1 for size in (B, G * H, T, S))
+
+    def lengths(n):
+        return maybe(st.lists(st.integers(0, n), min_size=B, max_size=B))
+
+    window = st.integers(0, 3)
+    options = {
+        "scale": maybe(st.floats(-2, 2)),
+        "is_causal": draw(st.booleans()),
+        "query_seq_lengths": lengths(T),
+        "key_value_seq_lengths": lengths(S),
+        "local_window_size": maybe(window | st.tuples(window, window)),
+    }
+    for name in ("query_seq_lengths", "key_value_seq_lengths"):
+        if options[name] is not None:
+            options[name] = np.array(options[name], np.int32)
+    case = random_case(seed, B, T, S, G, H, batched=batched, **options)
+    bias = rng.normal(size=matrix()).astype(np.float32) if draw(st.booleans()) else None
+    mask = rng.random(matrix()) < 0.7 if draw(st.booleans()) else None
+    return case._replace(bias=bias, mask=mask)
+
+
+def loops(case):
+    """Output, weights, logarithm of the denominators: one number at a time, in float64."""
+    query, key, value, bias, mask, options = case
+    if query.ndim == 3:
+        y, weights, residual = loops(
+            case._replace(query=query[None], key=key[None], value=value[None])
+        )
+        return y[0], weights[0], residual[0]
+    query, key, value = (x.astype(np.float64) for x in (query, key, value))
+    B, T, N, K = query.shape
+    S, G = key.shape[1:3]
+    scale = options.get("scale")
+    scale = 1 / np.sqrt(K) if scale is None else scale
+    window = options.get("local_window_size")
+    left, right = window if isinstance(window, tuple) else (window, window)
+    query_lengths = options.get("query_seq_lengths")
+    key_lengths = options.get("key_value_seq_lengths")
+
+    def attends(b, n, i, j):
+        return (
+            (mask is None or np.broadcast_to(mask, (B, N, T, S))[b, n, i, j])
+            and (not options.get("is_causal") or j <= i)
+            and (window is None or i - left <= j <= i + right)
+            and (query_lengths is None or i < query_lengths[b])
+            and (key_lengths is None or j < key_lengths[b])
+        )
+
+    y = np.zeros((B, T, N, K))
+    weights = np.zeros((B, N, T, S))
+    residual = np.full((B, T, N), -np.inf)
+    for b, n, i in itertools.product(range(B), range(N), range(T)):
+        g = n // (N // G)
+        scores = {}
+        for j in range(S):
+            if attends(b, n, i, j):
+                scores[j] = scale * sum(query[b, i, n, c] * key[b, j, g, c] for c in range(K))
+                if bias is not None:
+                    scores[j] += float(np.broadcast_to(bias, (B, N, T, S))[b, n, i, j])
+        total = sum(np.exp(score) for score in scores.values())
+        for j, score in scores.items():
+            weights[b, n, i, j] = np.exp(score) / total
+            y[b, i, n] += weights[b, n, i, j] * value[b, j, g]
+        if scores:
+            residual[b, i, n] = np.log(total)
+    return y, weights, residual
+
+
+def close(actual, expected, tolerance=1e-5):
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, tolerance, tolerance)
+
+
+def test_signature_is_that_of_jax_nn():
+    def parameters(function):
+        return [
+            (p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()
+        ]
+
+    assert parameters(dot_product_attention) == parameters(jax.nn.dot_product_attention)
+
+
+@settings(deadline=None, max_examples=25)
+@given(cases())
+def test_loops(case):
+    y, weights, residual = loops(case)
+    arrays, options = case.jax()
+
+    def attend(*arrays):
+        return dot_product_attention(*arrays, **options, return_residual=True)
+
+    for run in (attend, jax.jit(attend)):
+        actual_y, actual_residual = run(*arrays)
+        close(actual_y, y)
+        close(actual_residual, residual)
+    query, key, value, bias, mask = arrays
+    actual = attention_weights(query, key, bias, mask, **options)
+    close(actual, weights)
+    heads = jnp.repeat(value, query.shape[-2] // value.shape[-2], axis=-2)
+    close(actual_y, jnp.einsum("...nts,...snk->...tnk", actual, heads))
+
+
+@settings(deadline=None, max_examples=20)
+@given(cases())
+def test_gradients_are_those_of_jax_nn_and_a_masked_query_adds_none(case):
+    """jax.nn averages all values where every key is masked: there its gradient is cut off."""
+    (query, key, value, bias, mask), options = case.jax()
+    alive = np.isfinite(loops(case)[2])[..., None]
+    bias = jnp.zeros((1, 1, 1, 1)) if bias is None else bias
+    direction = jax.random.normal(jax.random.key(1), query.shape)
+
+    def gradients(attention, direction):
+        def loss(query, key, value, bias):
+            return (attention(query, key, value, bias, mask, **options) * direction).sum()
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(query, key, value, bias)
+
+    ours = gradients(dot_product_attention, direction)
+    theirs = gradients(jax.nn.dot_product_attention, direction * alive)
+    for actual, expected in zip(ours, theirs, strict=True):
+        close(actual, expected)
+
+
+NOTHING_TO_SEE = {
+    "mask": {"mask": jnp.array([False, True, True])[:, None] & jnp.ones((3, 4), bool)},
+    "bias": {"bias": jnp.where(jnp.arange(3) == 0, -jnp.inf, 0.5)[:, None] + jnp.zeros((3, 4))},
+    "mask and causal": {"mask": jnp.arange(4) > 0, "is_causal": True},
+    "mask and window": {"mask": jnp.arange(4) > 0, "local_window_size": 0},
+}
+
+
+@pytest.mark.parametrize("way", NOTHING_TO_SEE)
+def test_a_query_whose_every_key_is_masked_gets_zeros_with_zero_gradients(way):
+    """Query 0 sees nothing; the others see something. Never NaN, not even in between."""
+    options = dict(NOTHING_TO_SEE[way])
+    bias, mask = options.pop("bias", jnp.zeros((3, 4))), options.pop("mask", None)
+    if mask is not None and mask.ndim == 1:
+        mask = mask[None]
+    (query, key, value, *_), _ = random_case(0, B=1, T=3, S=4).jax()
+
+    def loss(query, key, value, bias):
+        return (dot_product_attention(query, key, value, bias, mask, **options) ** 2).sum()
+
+    with jax.debug_nans(True):
+        y = dot_product_attention(query, key, value, bias, mask, **options)
+        by_query, by_key, by_value, by_bias = jax.grad(loss, (0, 1, 2, 3))(query, key, value, bias)
+        _, tangent = jax.jvp(
+            lambda query: dot_product_attention(query, key, value, bias, mask, **options),
+            (query,),
+            (jnp.ones_like(query),),
+        )
+    for zero, other in ((y[0, 0], y[0, 1]), (tangent[0, 0], tangent[0, 2])):
+        assert (zero == 0).all() and (other != 0).all()
+    assert (by_query[0, 0] == 0).all() and (by_query[0, 2] != 0).all()
+    assert (by_bias[0] == 0).all()
+    for gradient in (by_key, by_value):
+        assert jnp.isfinite(gradient).all() and (gradient != 0).any()
+
+
+def test_no_keys_at_all():
+    (query, key, value, *_), _ = random_case(0, S=0).jax()
+    assert (dot_product_attention(query, key, value) == jnp.zeros_like(query)).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3), ("float32", 1e-6)]
+)
+def test_dtypes(dtype, tolerance):
+    case = random_case(3, T=16, S=16, K=8, is_causal=True)
+    rounded = [np.asarray(jnp.asarray(x, dtype).astype(jnp.float32)) for x in case[:3]]
+    y, weights, _ = loops(Case(*rounded, None, None, case.options))
+    arrays, options = case.jax(dtype)
+    actual = dot_product_attention(*arrays, **options)
+    assert actual.dtype == dtype
+    close(actual.astype(jnp.float32), y, tolerance)
+    actual = attention_weights(*arrays[:2], **options)
+    assert actual.dtype == jnp.float32
+    close(actual, weights, 1e-5)
+    wide, _ = case.jax()
+    expected = jax.grad(lambda q: (dot_product_attention(q, *wide[1:]) ** 2).sum())(wide[0])
+    gradient = jax.grad(lambda q: (dot_product_attention(q, *arrays[1:]) ** 2).sum())(arrays[0])
+    assert gradient.dtype == dtype
+    close(gradient.astype(jnp.float32), expected, 4 * tolerance)
+
+
+def test_float64():
+    with jax.enable_x64(True):
+        case = random_case(3, is_causal=True)
+        case = case._replace(bias=np.random.default_rng(0).normal(size=(1, 4, 5, 6)))
+        arrays, options = case.jax("float64")
+        y = dot_product_attention(*arrays, **options)
+        assert y.dtype == jnp.float64
+        close(y, loops(case)[0], 1e-13)
+        attend = lambda *qkvb: dot_product_attention(*qkvb, **options)  # noqa: E731
+        check_grads(attend, arrays[:4], order=2, modes=("fwd", "rev"))
+
+
+def test_scores_beyond_the_range_of_float16():
+    """The product of the first key is 90,000; the other keys lose by far."""
+    query = jnp.full((1, 1, 4), 150.0, jnp.float16)
+    key = jnp.array([150.0, 100.0, -150.0], jnp.float16)[:, None, None] * jnp.ones(
+        (1, 1, 4), jnp.float16
+    )
+    value = jnp.array([7.0, 8.0, 9.0], jnp.float16)[:, None, None] * jnp.ones(
+        (1, 1, 4), jnp.float16
+    )
+    assert (dot_product_attention(query, key, value, scale=1.0) == 7.0).all()
+
+
+def test_mixed_dtypes_follow_the_query():
+    (query, key, value, *_), _ = random_case(0).jax()
+    y = dot_product_attention(query, key.astype(jnp.bfloat16), value.astype(jnp.bfloat16))
+    assert y.dtype == jnp.float32
+    close(y, dot_product_attention(query, key, value), 3e-2)
+
+
+def test_scale_may_be_zero_and_may_be_learned():
+    (query, key, value, *_), _ = random_case(0, H=1).jax()
+    y = dot_product_attention(query, key, value, scale=0.0)
+    close(y, jnp.broadcast_to(value.mean(axis=1, keepdims=True), query.shape))
+    loss = lambda scale: (dot_product_attention(query, key, value, scale=scale) ** 2).sum()  # noqa: E731
+    step = 1e-2
+    slope = (loss(0.5 + step) - loss(0.5 - step)) / (2 * step)
+    close(jax.grad(loss)(0.5), slope, 1e-2)
+
+
+def test_vmap_and_scan_equal_the_batch():
+    case = random_case(5, B=3, is_causal=True)
+    lengths = jnp.array([0, 3, 6])
+    (query, key, value, *_), _ = case.jax()
+    expected = dot_product_attention(query, key, value, key_value_seq_lengths=lengths)
+
+    def one(query, key, value, length):
+        return dot_product_attention(query, key, value, key_value_seq_lengths=length)
+
+    close(jax.vmap(one)(query, key, value, lengths), expected)
+    _, scanned = jax.lax.scan(lambda c, x: (c, one(*x)), 0, (query, key, value, lengths))
+    close(scanned, expected)
+    close(one(query[1], key[1], value[1], lengths[1:2]), expected[1])
+
+
+def test_the_residual_has_no_gradient():
+    (query, key, value, *_), _ = random_case(0).jax()
+    residual = lambda q: dot_product_attention(q, key, value, return_residual=True)[1].sum()  # noqa: E731
+    assert (jax.grad(residual)(query) == 0).all()
+
+
+def test_memory_holds_few_matrices_of_scores():
+    """Two forward (scores and weights), three with the gradient; and the mask is not one of them."""
+    B, T, N, K = 1, 256, 4, 8
+    shape = jax.ShapeDtypeStruct((B, T, N, K), jnp.float32)
+
+    def matrices(function):
+        compiled = jax.jit(function).lower(shape, shape, shape).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (4 * B * N * T * T)
+
+    def attend(query, key, value):
+        return dot_product_attention(query, key, value, is_causal=True)
+
+    assert matrices(attend) < 2.5
+    assert matrices(jax.grad(lambda *qkv: (attend(*qkv) ** 2).sum(), (0, 1, 2))) < 3.5
+
+
+@pytest.fixture
+def without_runtime_types():
+    """The checks of the tests would refuse a wrong shape before the function's own message."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+QUERY, KEY = jnp.zeros((2, 5, 4, 3)), jnp.zeros((2, 6, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"query": QUERY[0, 0]}, r"query: expected shape \[B, T, N, K\], got \[4, 3\]"),
+        ({"query": QUERY.astype(int)}, "query: expected a floating dtype, got int32"),
+        ({"key": KEY[..., :2]}, r"key: expected shape \[2, S, G, 3\], got \[2, 6, 2, 2\]"),
+        ({"key": KEY[:1]}, r"key: expected shape \[2, S, G, 3\], got \[1, 6, 2, 3\]"),
+        ({"key": KEY[0]}, r"key: expected shape \[2, S, G, 3\], got \[6, 2, 3\]"),
+        ({"value": KEY[:, :5]}, r"value: expected shape \[2, 6, 2, 3\], got \[2, 5, 2, 3\]"),
+        ({"value": KEY.astype(int)}, "value: expected a floating dtype, got int32"),
+        ({"query": QUERY[:, :, :3]}, "key: expected a number of heads that divides the 3 heads"),
+        ({"mask": jnp.zeros((5, 6))}, "mask: expected a boolean array, .* got float32"),
+        ({"mask": jnp.zeros((6, 5), bool)}, r"mask: .* \[2, 4, 5, 6\], .* got \[6, 5\]"),
+        ({"bias": jnp.zeros((2, 5, 6))}, r"bias: .* \[2, 4, 5, 6\], .* got \[2, 5, 6\]"),
+        ({"bias": jnp.zeros((1, 1, 1, 5, 6))}, r"bias: .* got \[1, 1, 1, 5, 6\]"),
+        (
+            {"query_seq_lengths": jnp.array([1])},
+            r"query_seq_lengths: .* \[2\], got int32 of .*\[1\]",
+        ),
+        ({"key_value_seq_lengths": jnp.ones(2)}, "key_value_seq_lengths: .* got float32"),
+        ({"local_window_size": (1, -1)}, r"local_window_size: .* got \(1, -1\)"),
+        ({"local_window_size": (1, 1, 1)}, r"local_window_size: .* got \(1, 1, 1\)"),
+        ({"implementation": "refrence"}, "implementation 'refrence'; did you mean 'reference'"),
+    ],
+)
+def test_errors_name_the_argument(without_runtime_types, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dot_product_attention(**{"query": QUERY, "key": KEY, "value": KEY} | changes)
+
+
+def test_implementations_agree():
+    (query, key, value, *_), _ = random_case(1).jax()
+    expected = dot_product_attention(query, key, value)
+    for name in ("auto", "reference"):
+        assert (dot_product_attention(query, key, value, implementation=name) == expected).all()
+
+
+def additive_loops(query, key, value, w_query, w_key, w_score, bias, mask):
+    B, T, N, _ = query.shape
+    S = key.shape[1]
+    y = np.zeros((B, T, N, value.shape[-1]))
+    for b, n, i in itertools.product(range(B), range(N), range(T)):
+        powers = {}
+        for j in range(S):
+            if mask[b, 0, 0, j]:
+                hidden = np.tanh(query[b, i, n] @ w_query[n] + key[b, j, n] @ w_key[n])
+                powers[j] = np.exp(w_score[n] @ hidden + bias[0, n, i, j])
+        for j, power in powers.items():
+            y[b, i, n] += power / sum(powers.values()) * value[b, j, n]
+    return y
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 99), *[st.integers(1, 4) for _ in range(7)])
+def test_additive_loops(seed, T, S, N, K, C, O, D):  # noqa: E741
+    """The second example has no key at all."""
+    rng = np.random.default_rng(seed)
+    lengths = jnp.array([rng.integers(1, S + 1), 0])
+    mask = masks.padding(lengths, S)
+    shapes = [(2, T, N, K), (2, S, N, C), (2, S, N, O), (N, K, D), (N, C, D), (N, D), (1, N, T, S)]
+    arrays = [rng.normal(size=shape) for shape in shapes]
+    expected = additive_loops(*arrays, mask)
+    arrays = [jnp.asarray(x, jnp.float32) for x in arrays]
+    for run in (additive_attention, jax.jit(additive_attention)):
+        actual = run(*arrays, mask)
+        close(actual, expected)
+        assert (actual[1] == 0).all()
+    query, key, value, *weights, bias = arrays
+    one = additive_attention(query[0], key[0], value[0], *weights, bias, mask[:1])
+    close(one, expected[0])
+
+
+def test_additive_gradients():
+    shapes = [(2, 3, 2, 4), (2, 5, 2, 3), (2, 5, 2, 6), (2, 4, 7), (2, 3, 7), (2, 7), (1, 2, 3, 5)]
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        arrays = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+        mask = masks.padding(jnp.array([3, 0]), 5)
+        attend = lambda *arrays: additive_attention(*arrays, mask)  # noqa: E731
+        check_grads(attend, arrays, order=1, modes=("fwd", "rev"))
+        gradients = jax.grad(lambda *arrays: (attend(*arrays) ** 2).sum(), range(7))(*arrays)
+    for gradient in gradients[:3]:
+        assert (gradient[0] != 0).any() and (gradient[1] == 0).all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3)])
+def test_additive_dtypes(dtype, tolerance):
+    rng = np.random.default_rng(0)
+    shapes = [(2, 3, 2, 4), (2, 5, 2, 3), (2, 5, 2, 6), (2, 4, 7), (2, 3, 7), (2, 7)]
+    arrays = [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+    y = additive_attention(*arrays)
+    assert y.dtype == dtype
+    close(
+        y.astype(jnp.float32), additive_attention(*[x.astype("float32") for x in arrays]), tolerance
+    )
+
+
+def test_additive_errors_name_the_argument(without_runtime_types):
+    x, w, w_score = jnp.zeros((5, 2, 3)), jnp.zeros((2, 3, 4)), jnp.zeros((2, 4))
+    with pytest.raises(ValueError, match=r"w_key: expected shape \[2, 3, 4\], got \[2, 4, 4\]"):
+        additive_attention(x, x, x, w, jnp.zeros((2, 4, 4)), w_score)
+    with pytest.raises(ValueError, match=r"value: expected shape \[5, 2, O\], got \[4, 2, 3\]"):
+        additive_attention(x, x, x[:4], w, w, w_score)
+    with pytest.raises(ValueError, match=r"mask: .* \[1, 2, 5, 5\], .* got \[4, 5\]"):
+        additive_attention(x, x, x, w, w, w_score, mask=jnp.ones((4, 5), bool))
