@@ -293,7 +293,15 @@ def environment() -> dict[str, str]:
         "attnconv": attnconv.__version__,
         "python": sys.version.split()[0],
         "jax": jax.__version__,
-        "device": f"{device.device_kind}, {os.cpu_count()} cores on {platform.machine()}"
+        "device": f"cpu: {processor()}, {os.cpu_count()} cores"
         if device.platform == "cpu"
         else f"{jax.local_device_count()} x {device.device_kind}",
     }
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -34,7 +34,7 @@ class Recipe:
     """
 
     steps: int
-    batch: int = 64
+    batch: int = 32
     warmup: float = 0.1
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -72,9 +72,13 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def default_steps(examples: int, batch: int = 64) -> int:
-    """Steps where none are asked for: six passes over the data, but at least 600 steps."""
-    return max(600, 6 * -(-examples // batch))
+def default_steps(examples: int) -> int:
+    """Steps where none are asked for: 30 times the root of the number of training examples.
+
+    >>> default_steps(100), default_steps(51_000)
+    (300, 6775)
+    """
+    return round(30 * examples**0.5)
 
 
 def batch_order(examples: np.ndarray, recipe: Recipe, *, seed: int) -> np.ndarray:

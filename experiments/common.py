@@ -20,7 +20,7 @@ flags.DEFINE_string("data_dir", None, "Folder with prepared TFDS sets.")
 flags.DEFINE_string("out", None, "Folder for the results. Default: runs/ENTRYPOINT-TASK.")
 flags.DEFINE_integer("seed", 0, "Fixes the splits and is the first of the runs' seeds.")
 flags.DEFINE_integer(
-    "steps", None, "Updates of each run. Default: six passes over the examples, at least 600."
+    "steps", None, "Updates of each run. Default: 30 sqrt(training examples)."
 )
 
 FLAGS = flags.FLAGS

@@ -4,9 +4,11 @@
 What the machine learning field calls convolution is a cross-correlation: the kernel is not flipped.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
@@ -51,7 +53,7 @@ def conv(
       ValueError: shapes or dtypes that do not fit, a window larger than the padded image, an
         unknown padding, or a stride, dilation or groups below 1.
 
-    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), sec. 2.
+    Source: Dumoulin and Visin 2016, A guide to convolution arithmetic for deep learning, section 2.
 
     >>> edges = conv(jnp.array([[0.0], [0.0], [1.0], [1.0]]), jnp.array([[[-1.0]], [[1.0]]]))
     >>> edges[:, 0].tolist()
@@ -102,7 +104,7 @@ def conv_transpose(
     Raises:
       ValueError: as for `conv`.
 
-    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning" (2016), sec. 4.
+    Source: Dumoulin and Visin 2016, A guide to convolution arithmetic for deep learning, section 4.
 
     >>> x, kernel = jnp.array([[1.0], [2.0]]), jnp.array([[[10.0]], [[1.0]]])
     >>> conv_transpose(x, kernel, stride=2)[:, 0].tolist()
@@ -117,8 +119,10 @@ def conv_transpose(
     window = windows.per_axis("window", kernel.shape[:rank], rank)
     spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
     if isinstance(padding, str):
-        axes = zip(spans, stride, strict=True)
-        pairs = tuple(_transposed_pair(padding.upper(), *axis) for axis in axes)
+        name = padding.upper()
+        pairs = tuple(
+            _transposed_pair(name, span, s) for span, s in zip(spans, stride, strict=True)
+        )
     else:
         pairs = windows.explicit_pairs(padding, rank)
     axes = zip(images.shape[1:-1], stride, pairs, strict=True)
@@ -154,35 +158,81 @@ def conv_general_dilated(
     >>> conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)[0, 0, 0]
     Array([18.], dtype=float32)
     """
-    plain = (
-        batch_group_count == 1
-        and precision is None
-        and preferred_element_type is None
-        and out_sharding is None
-        and lhs.dtype == rhs.dtype
+    stock = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        out_sharding=out_sharding,
+    )
+    special = (precision, preferred_element_type, out_sharding) != (None,) * 3
+    out = jax.eval_shape(stock, lhs, rhs)  # all checks, with the errors of lax
+    if special or batch_group_count != 1 or not _served(lhs, rhs, out, dimension_numbers):
+        return stock(lhs, rhs)
+    ones = (1,) * (rhs.ndim - 2)
+    dilation = ones if rhs_dilation is None else tuple(rhs_dilation)
+    if isinstance(padding, str):
+        spans = [(k - 1) * d + 1 for k, d in zip(rhs.shape, dilation, strict=False)]
+        padding = lax.padtype_to_pads(lhs.shape[1:-1], spans, window_strides, padding)
+    geometry = lowering.Geometry(
+        stride=tuple(window_strides),
+        padding=tuple((low, high) for low, high in padding),
+        dilation=dilation,
+        input_dilation=ones if lhs_dilation is None else tuple(lhs_dilation),
+    )
+    return lowering.conv(lhs, rhs, geometry=geometry, groups=feature_group_count)
+
+
+def _served(lhs: Array, rhs: Array, out: jax.ShapeDtypeStruct, dimension_numbers: Any) -> bool:
+    """Whether the lowering takes these: channels last, floating point, nothing empty."""
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    image = (0, lhs.ndim - 1, *range(1, lhs.ndim - 1))
+    kernel = (rhs.ndim - 1, rhs.ndim - 2, *range(rhs.ndim - 2))
+    return (
+        (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) == (image, kernel, image)
         and jnp.issubdtype(lhs.dtype, jnp.floating)
-        and lhs.ndim == rhs.ndim > 2
+        and min(lhs.size, rhs.size, out.size) > 0
+        and lhs.ndim > 2
     )
-    if plain and _channels_last(lhs, rhs, dimension_numbers):
-        ones = (1,) * (rhs.ndim - 2)
-        dilation = ones if rhs_dilation is None else tuple(rhs_dilation)
-        gaps = ones if lhs_dilation is None else tuple(lhs_dilation)
-        spatial, window = lhs.shape[1:-1], rhs.shape[:-2]
-        if isinstance(padding, str) and gaps == ones:
-            spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
-            padding = lax.padtype_to_pads(spatial, spans, window_strides, padding)
-        ...
-    return lax.conv_general_dilated(
-        lhs,
-        rhs,
-        window_strides,
-        padding,
-        lhs_dilation,
-        rhs_dilation,
-        dimension_numbers,
-        feature_group_count,
-        batch_group_count,
-        precision,
-        preferred_element_type,
-        out_sharding,
-    )
+
+
+def _rank(kernel: Array) -> int:
+    if not 3 <= kernel.ndim <= 5:
+        raise ValueError(
+            f"kernel: expected [*window, C / groups, O] with 1, 2 or 3 window axes, "
+            f"came shape {kernel.shape}"
+        )
+    return kernel.ndim - 2
+
+
+def _check_channels(channels: int, kernel_shape: tuple[int, ...], groups: int) -> None:
+    *_, inputs, outputs = kernel_shape
+    if groups < 1 or channels % groups or outputs % groups:
+        raise ValueError(
+            f"groups: expected a divisor of the {channels} channels of x and of the {outputs} "
+            f"features of the kernel, came {groups}"
+        )
+    if inputs != channels // groups:
+        raise ValueError(
+            f"kernel: expected C / groups = {channels} / {groups} = {channels // groups} input "
+            f"channels, came {inputs} in shape {kernel_shape}"
+        )
+
+
+def _transposed_pair(padding: str, span: int, stride: int) -> tuple[int, int]:
+    """Zeros around the image with gaps, so that stride 1 gives the size `conv` started from."""
+    if padding == "SAME":
+        total = span + stride - 2
+        before = span - 1 if stride >= span else -(-total // 2)
+    elif padding == "VALID":
+        total = span + stride - 2 + max(span - stride, 0)
+        before = span - 1
+    else:
+        raise unknown("padding", padding, ("SAME", "VALID"))
+    return before, total - before

@@ -97,8 +97,7 @@ def explicit_pairs(padding: int | Sequence[int | Sequence[int]], rank: int) -> t
     try:
         entries = tuple(padding) if isinstance(padding, Sequence) else (padding,) * rank
         pairs = tuple(
-            (low, high)
-            for low, high in (e if isinstance(e, Sequence) else (e, e) for e in entries)
+            (low, high) for low, high in (e if isinstance(e, Sequence) else (e, e) for e in entries)
         )
         fits = len(pairs) == rank and min(operator.index(n) for p in pairs for n in p) >= 0
     except (TypeError, ValueError):
@@ -134,7 +133,9 @@ def batched(x: Float[Array, "*axes C"], rank: int) -> Float[Array, "B *spatial C
     return x if x.ndim == rank + 2 else x[None]
 
 
-def check_weights(x: Array, bias_shape: Sequence[int], *, kernel: Array, bias: Array | None) -> None:
+def check_weights(
+    x: Array, bias_shape: Sequence[int], *, kernel: Array, bias: Array | None
+) -> None:
     """Raises ValueError for a dtype other than x's, or a bias of another shape."""
     for name, array in {"kernel": kernel, "bias": bias}.items():
         if array is not None and array.dtype != x.dtype:

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-NARROW = 8  # channels; see _dense
+GATHER_ALL = 64  # numbers gathered for each position of the image; see _dense
+UNROLL = 64  # multiply-adds that are one expression; larger ones compile for minutes
 
 
 class Geometry(NamedTuple):
@@ -54,12 +55,11 @@ def conv(
 
     Compiled, so that a call outside `jit` is traced once for each geometry.
     """
-    options = {"geometry": geometry, "groups": groups}
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(products, **options),
-        default=functools.partial(reference, **options),
+        cpu=functools.partial(products, geometry=geometry, groups=groups),
+        default=functools.partial(reference, geometry=geometry, groups=groups),
     )
 
 
@@ -80,9 +80,7 @@ def reference(
         geometry.padding,
         lhs_dilation=geometry.input_dilation,
         rhs_dilation=geometry.dilation,
-        dimension_numbers=lax.ConvDimensionNumbers(
-            image, (rank + 1, rank, *range(rank)), image
-        ),
+        dimension_numbers=lax.ConvDimensionNumbers(image, (rank + 1, rank, *range(rank)), image),
         feature_group_count=groups,
     )
 
@@ -105,20 +103,21 @@ def products(
     dense = functools.partial(_dense, size=size, geometry=geometry)
     if groups == 1:
         y = dense(image, weights)
-    elif groups == x.shape[-1]:
+    elif groups == x.shape[-1] and math.prod(kernel.shape[:-2]) <= UNROLL:
         y = _depthwise(image, weights, size=size, geometry=geometry)
     else:  # one dense convolution for each group
-        image = image.reshape(*image.shape[:-1], groups, -1)
-        weights = weights.reshape(*weights.shape[:-1], groups, -1)
+        *_, inputs, features = kernel.shape
+        image = image.reshape(*image.shape[:-1], groups, inputs)
+        weights = weights.reshape(*weights.shape[:-1], groups, features // groups)
         y = jax.vmap(dense, in_axes=(-2, -2), out_axes=-2)(image, weights)
-        y = y.reshape(*y.shape[:-2], -1)
+        y = y.reshape(*y.shape[:-2], features)
     return y.astype(x.dtype)
 
 
 def padded(
     x: Float[Array, "B *spatial C"], geometry: Geometry, value: float = 0.0
 ) -> Float[Array, "B *padded C"]:
-    """The image with the padding around it and the gaps of input dilation in it, filled by value."""
+    """The image with its padding, and the gaps of input dilation, filled by the value."""
     axes = zip(geometry.padding, geometry.input_dilation, strict=True)
     inner = [(low, high, gap - 1) for (low, high), gap in axes]
     return lax.pad(x, jnp.asarray(value, x.dtype), [(0, 0, 0), *inner, (0, 0, 0)])
@@ -134,36 +133,36 @@ def patches(
 ) -> Float[Array, "*out KC"]:
     """Gathers what a window sees into the channels: `[..., C]` to `[..., k * C]`, offset-major.
 
+    One axis after the other: the operations are as many as the sum of the extents, not the product.
+
     Args:
       x: a padded image; its spatial axes start at axis `first`.
-      window: how many offsets to gather, for some of the spatial axes; the others stay whole.
+      window: its extent along some of the spatial axes; the others stay whole.
       size: number of windows along each spatial axis.
       geometry: where they lie.
       first: the first spatial axis of x.
     """
-    return jnp.concatenate(
-        [
-            _view(x, dict(zip(window, offset, strict=True)), size, geometry, first=first)
-            for offset in _offsets(window.values())
-        ],
-        axis=-1,
-    )
+    for axis in sorted(window, reverse=True):
+        offsets = range(window[axis])
+        views = [view(x, {axis: offset}, size, geometry, first=first) for offset in offsets]
+        x = jnp.concatenate(views, axis=-1)
+    return x
 
 
 def _dense(x: Array, kernel: Array, *, size: tuple[int, ...], geometry: Geometry) -> Array:
     """`y = sum_i view_i(gathered) @ kernel_i`: gathers some window axes, loops over the others."""
     *window, _, features = kernel.shape
     rank = len(window)
-    # Forward and gradient in scan, 2 cores, ms, last axis gathered / all axes gathered:
-    # 64x14x14x32->32 7.0/9.3, 64x28x28x8->16 5.8/6.9; x3->16 5.1/3.2, x16->32 stride 2 4.0/3.9.
-    strided = max(geometry.stride) > 1
-    loops = 0 if strided or x.shape[-1] < NARROW else rank - 1
+    # Forward + gradient in scan, 2 cores, ms, gathering all axes / the last only: 28x28x3->16
+    # 3.2/5.1, x16->32 stride 2 3.7/3.7, x8->16 6.9/5.8, 14x14x32->32 9.3/7.0 (batch 64, 3x3).
+    copies = x.shape[-1] * math.prod(window) / math.prod(geometry.stride)
+    loops = 0 if copies <= GATHER_ALL else rank - 1
     gathered = patches(x, {axis: window[axis] for axis in range(loops, rank)}, size, geometry)
     depth = gathered.shape[-1]
     weights = kernel.reshape(math.prod(window[:loops]), depth, features)
     positions = x.shape[0] * math.prod(size)
     y = sum(
-        _view(gathered, dict(enumerate(offset)), size, geometry).reshape(positions, depth) @ w
+        view(gathered, dict(enumerate(offset)), size, geometry).reshape(positions, depth) @ w
         for offset, w in zip(_offsets(window[:loops]), weights, strict=True)
     )
     return jnp.reshape(y, (x.shape[0], *size, features))
@@ -175,7 +174,7 @@ def _depthwise(x: Array, kernel: Array, *, size: tuple[int, ...], geometry: Geom
     x = jnp.repeat(x, features // x.shape[-1], axis=-1)
     weights = kernel.reshape(math.prod(window), features)
     y = sum(
-        _view(x, dict(enumerate(offset)), size, geometry) * w
+        view(x, dict(enumerate(offset)), size, geometry) * w
         for offset, w in zip(_offsets(window), weights, strict=True)
     )
     return jnp.asarray(y)
@@ -185,7 +184,7 @@ def _offsets(window: Iterable[int]) -> Iterable[tuple[int, ...]]:
     return itertools.product(*map(range, window))
 
 
-def _view(
+def view(
     x: Array,
     offset: Mapping[int, int],
     size: Sequence[int],

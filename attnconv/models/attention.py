@@ -8,7 +8,7 @@ from attnconv.nn import Conv, EncoderBlock, PositionEmbedding
 from attnconv.spec import Spec
 
 HEADS = 4
-BLOCKS = 3
+BLOCKS = 2
 VECTORS_PER_AXIS = 8
 
 

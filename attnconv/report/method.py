@@ -11,6 +11,7 @@ SOURCES = (
     "Korn and Graubard 1998, Survey Methodology 24, 193-201 (effective number of examples)",
     "Owen 2007, Annals of Applied Statistics 1, 386-411 (resampling rows and columns)",
     "Romano and Wolf 2005, JASA 100, 94-108 (the largest |t| of all pairs)",
+    "Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3 (moderated variance)",
     "Wilson 1927, JASA 22, 209-212 (interval of a proportion)",
 )
 
@@ -89,10 +90,11 @@ def _intervals(summary: Summary) -> str:
             "the t quantile of its own degrees of freedom"
         )
     return (
-        f"Intervals. Brackets hold {level} intervals. Their width comes from {variance} (Owen 2007; "
-        f"Banerjee 1960); around a score they are Wilson's, with the effective number of examples "
-        f"(Wilson 1927; Korn and Graubard 1998), so they stay within 0 and 100. Whether two such "
-        f"intervals overlap says little of a difference: differences have intervals of their own."
+        f"Intervals. Brackets hold {level} intervals. Their width comes from {variance} (Banerjee "
+        f"1960; Owen 2007); around a score they are Wilson's, with the effective number of "
+        f"examples (Wilson 1927; Korn and Graubard 1998), so they stay within 0 and 100. Whether "
+        f"two such intervals overlap says little of a difference: differences have intervals of "
+        f"their own."
     )
 
 
@@ -102,7 +104,8 @@ def _corrections(summary: Summary) -> str:
         f"Differences. A difference is paired: taken seed by seed and example by example. All "
         f"{values.count(pairs)} intervals hold together with {level} confidence: their width comes "
         f"from the largest |t| of all pairs in a bootstrap (Romano and Wolf 2005; Chernozhukov, "
-        f"Chetverikov and Kato 2013; one example more counts as undecided, after Agresti and Min "
-        f"2005). Established means that the interval excludes zero. Not established means that "
+        f"Chetverikov and Kato 2013). The spread over a few seeds is averaged with what all pairs "
+        f"show (Smyth 2004), and one example more counts as undecided (Agresti and Min 2005). "
+        f"Established means that the interval excludes zero. Not established means that "
         f"this experiment cannot tell, not that the families are equal."
     )

@@ -1,5 +1,6 @@
 """The tables that the terminal, summary.md and report.html show: a header, and rows of text."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,9 @@ def scores(summary: Summary) -> Table:
     header = ["model", *map(values.count, sizes), "params", "flops", "s/run", "lr"]
     rows = []
     for model in values.models(summary):
-        of_model = [cells.get((model, size)) for size in sizes]
-        last = [cell for cell in of_model if cell is not None][-1]
-        scored = ["-" if cell is None else values.percent(cell["test"], decimals) for cell in of_model]
+        row = [cells.get((model, size)) for size in sizes]
+        last = [cell for cell in row if cell is not None][-1]
+        scored = ["-" if cell is None else values.percent(cell["test"], decimals) for cell in row]
         cost = [f"{last['params']:,}", values.short(last["flops"]), values.short(last["seconds"])]
         rows.append([model, *scored, *cost, _learning_rate(last)])
     return header, rows
@@ -85,9 +86,16 @@ def setting(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def at_edge(summary: Summary) -> bool:
-    """Whether some chosen learning rate carries the mark of the edge of its grid."""
-    return any(cell["learning_rate_at_edge"] for cell in summary["cells"])
+def notes(table: Table) -> list[str]:
+    """The explanation of the mark that a learning rate carries, where some rate carries it."""
+    marked = any(cell.endswith("*") for row in table[1] for cell in row)
+    return ["* at the edge of the grid of learning rates"] if marked else []
+
+
+def numeric(table: Table) -> list[bool]:
+    """Which columns hold numbers, which line up at the right."""
+    columns = zip(*table[1], strict=True)
+    return [all(re.match(r"[-+]?\d", cell) for cell in column) for column in columns]
 
 
 def _learning_rate(cell: Row) -> str:

@@ -3,7 +3,7 @@
 import re
 
 from attnconv.report import method, tables, values
-from attnconv.report.findings import findings
+from attnconv.report.conclusions import findings
 from attnconv.report.tables import Table
 from attnconv.report.values import Summary
 
@@ -15,7 +15,8 @@ def table(summary: Summary) -> str:
 
     Cells read `98.9 [98.0, 99.5]`: percent, with the interval.
     """
-    header, rows = tables.scores(summary)
+    scores = tables.scores(summary)
+    header, rows = scores
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(row: list[str]) -> str:
@@ -24,20 +25,15 @@ def table(summary: Summary) -> str:
         return "  ".join(cells).rstrip()
 
     rule = "  ".join("-" * width for width in widths)
-    lines = [caption(summary), "", line(header), rule, *map(line, rows)]
-    if tables.at_edge(summary):
-        lines.append(EDGE)
+    lines = [caption(summary), "", line(header), rule, *map(line, rows), *tables.notes(scores)]
     return "\n".join(lines)
-
-
-EDGE = "* at the edge of the grid of learning rates"
 
 
 def caption(summary: Summary) -> str:
     """What the numbers of the table of scores are."""
     return (
-        f"Test {summary['metric']} in percent with {summary['confidence']:.0%} intervals, by number "
-        f"of training examples; costs at the largest."
+        f"Test {summary['metric']} in percent with {summary['confidence']:.0%} intervals, by "
+        f"number of training examples; costs at the largest."
     )
 
 
@@ -47,8 +43,6 @@ def markdown(summary: Summary) -> str:
     parts += [f"- {_escaped(finding)}" for finding in findings(summary)]
     parts += ["", "## Scores", "", _escaped(caption(summary)), ""]
     parts += _markdown_table(tables.scores(summary))
-    if tables.at_edge(summary):
-        parts += ["", _escaped(EDGE)]
     if summary["comparisons"]:
         parts += ["", "## Differences", "", *_markdown_table(tables.comparisons(summary))]
     parts += ["", "## Every cell", "", *_markdown_table(tables.cells(summary))]
@@ -65,11 +59,12 @@ def markdown(summary: Summary) -> str:
 
 def _markdown_table(table: Table) -> list[str]:
     header, rows = table
-    rule = ["---", *["---:"] * (len(header) - 1)]
+    rule = ["---:" if number else "---" for number in tables.numeric(table)]
     lines = [[_escaped(cell) for cell in row] for row in (header, *rows)]
-    return [f"| {' | '.join(row)} |" for row in (lines[0], rule, *lines[1:])]
+    drawn = [f"| {' | '.join(row)} |" for row in (lines[0], rule, *lines[1:])]
+    return [*drawn, *(f"\n{_escaped(note)}" for note in tables.notes(table))]
 
 
 def _escaped(text: str) -> str:
     """Text on one line with the characters disarmed that Markdown or HTML would take for markup."""
-    return re.sub(r"([\\`*_<>|#~&])|([\[\]](?=\())", r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"[\\`*_<>|#~&]|\](?=\()", r"\\\g<0>", " ".join(text.split()))

@@ -10,6 +10,7 @@ from typing import Any
 
 Summary = Mapping[str, Any]
 Row = Mapping[str, Any]
+Number = int | float
 
 _FINE_TEST_SET = 2000  # from here on one example weighs less than 0.05 points
 
@@ -131,7 +132,7 @@ def reversed_interval(interval: Row) -> dict[str, float]:
     }
 
 
-def count(number: float) -> str:
+def count(number: Number) -> str:
     """A whole number, grouped by thousands once it has five digits.
 
     >>> count(1167), count(60000)
@@ -140,7 +141,7 @@ def count(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 10_000 else f"{number:.0f}"
 
 
-def short(number: float) -> str:
+def short(number: Number) -> str:
     """A number with three digits and a suffix.
 
     >>> short(1234567), short(20011), short(1.9), short(0)

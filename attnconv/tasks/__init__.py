@@ -70,7 +70,7 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> Raw:
     if prepared is not None:
         return tfds.read(name, prepared)
     path = os.path.expanduser(name)
-    if name and os.path.exists(path):
+    if os.path.exists(path):
         return files.read(Path(path))
     if name.startswith((".", "~", os.sep)) or name.endswith(".npz"):
         raise UsageError(f"task {name!r}: there is no such file or folder")

@@ -55,8 +55,8 @@ def random_case(seed, B=2, T=5, S=6, G=2, H=2, K=3, *, batched=True, **options):
 @st.composite
 def cases(draw):
     """Any combination of grouped heads, bias, mask, causal, lengths and window."""
-    size = st.integers(1, 4)
-    B, T, S, G, H = draw(size), draw(size), draw(size), draw(size), draw(st.integers(1, 2))
+    # Few sizes: most of the time would go into compiling for each of many.
+    B, T, S, G, H = draw(st.sampled_from([(1, 4, 3, 1, 2), (2, 3, 4, 2, 2), (2, 4, 4, 3, 1)]))
     batched = B > 1 or draw(st.booleans())
     seed = draw(st.integers(0, 999))
     rng = np.random.default_rng(seed)
@@ -148,19 +148,15 @@ def test_signature_is_that_of_jax_nn():
     assert parameters(dot_product_attention) == parameters(jax.nn.dot_product_attention)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(cases())
 def test_loops(case):
     y, weights, residual = loops(case)
     arrays, options = case.jax()
 
-    def attend(*arrays):
-        return dot_product_attention(*arrays, **options, return_residual=True)
-
-    for run in (attend, jax.jit(attend)):
-        actual_y, actual_residual = run(*arrays)
-        close(actual_y, y)
-        close(actual_residual, residual)
+    actual_y, actual_residual = dot_product_attention(*arrays, **options, return_residual=True)
+    close(actual_y, y)
+    close(actual_residual, residual)
     query, key, value, bias, mask = arrays
     actual = attention_weights(query, key, bias, mask, **options)
     close(actual, weights)
@@ -168,7 +164,7 @@ def test_loops(case):
     close(actual_y, jnp.einsum("...nts,...snk->...tnk", actual, heads))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=8)
 @given(cases())
 def test_gradients_are_those_of_jax_nn_and_a_masked_query_adds_none(case):
     """jax.nn averages all values where every key is masked: there its gradient is cut off."""
@@ -190,39 +186,35 @@ def test_gradients_are_those_of_jax_nn_and_a_masked_query_adds_none(case):
 
 
 NOTHING_TO_SEE = {
-    "mask": {"mask": jnp.array([False, True, True])[:, None] & jnp.ones((3, 4), bool)},
-    "bias": {"bias": jnp.where(jnp.arange(3) == 0, -jnp.inf, 0.5)[:, None] + jnp.zeros((3, 4))},
-    "mask and causal": {"mask": jnp.arange(4) > 0, "is_causal": True},
-    "mask and window": {"mask": jnp.arange(4) > 0, "local_window_size": 0},
+    "mask": {"mask": jnp.array([[False], [True], [True]])},
+    "bias": {"bias": jnp.array([[-jnp.inf], [0.5], [0.5]])},
+    "mask and causal": {"mask": jnp.arange(4)[None] > 0, "is_causal": True},
+    "mask and window": {"mask": jnp.arange(4)[None] > 1, "local_window_size": 1},
 }
 
 
 @pytest.mark.parametrize("way", NOTHING_TO_SEE)
 def test_a_query_whose_every_key_is_masked_gets_zeros_with_zero_gradients(way):
-    """Query 0 sees nothing; the others see something. Never NaN, not even in between."""
-    options = dict(NOTHING_TO_SEE[way])
-    bias, mask = options.pop("bias", jnp.zeros((3, 4))), options.pop("mask", None)
-    if mask is not None and mask.ndim == 1:
-        mask = mask[None]
+    """Query 0 sees nothing; query 2 sees two keys or more. Never NaN, not even in between."""
+    options = {"bias": jnp.zeros((3, 4))} | NOTHING_TO_SEE[way]
+    bias = jnp.broadcast_to(options.pop("bias"), (3, 4))
     (query, key, value, *_), _ = random_case(0, B=1, T=3, S=4).jax()
 
-    def loss(query, key, value, bias):
-        return (dot_product_attention(query, key, value, bias, mask, **options) ** 2).sum()
+    def attend(query, key, value, bias):
+        return dot_product_attention(query, key, value, bias, **options)
+
+    @jax.jit
+    def run(*arrays):
+        gradients = jax.grad(lambda *arrays: (attend(*arrays) ** 2).sum(), range(4))(*arrays)
+        tangents = tuple(map(jnp.ones_like, arrays))
+        return *jax.jvp(attend, arrays, tangents), *gradients
 
     with jax.debug_nans(True):
-        y = dot_product_attention(query, key, value, bias, mask, **options)
-        by_query, by_key, by_value, by_bias = jax.grad(loss, (0, 1, 2, 3))(query, key, value, bias)
-        _, tangent = jax.jvp(
-            lambda query: dot_product_attention(query, key, value, bias, mask, **options),
-            (query,),
-            (jnp.ones_like(query),),
-        )
-    for zero, other in ((y[0, 0], y[0, 1]), (tangent[0, 0], tangent[0, 2])):
-        assert (zero == 0).all() and (other != 0).all()
-    assert (by_query[0, 0] == 0).all() and (by_query[0, 2] != 0).all()
-    assert (by_bias[0] == 0).all()
-    for gradient in (by_key, by_value):
-        assert jnp.isfinite(gradient).all() and (gradient != 0).any()
+        y, tangent, by_query, by_key, by_value, by_bias = run(query, key, value, bias)
+    for x in (y[0], tangent[0], by_query[0], by_bias):
+        assert (x[0] == 0).all() and (x[2] != 0).any()
+    for x in (by_key, by_value):
+        assert jnp.isfinite(x).all() and (x != 0).any()
 
 
 def test_no_keys_at_all():
@@ -230,9 +222,7 @@ def test_no_keys_at_all():
     assert (dot_product_attention(query, key, value) == jnp.zeros_like(query)).all()
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3), ("float32", 1e-6)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3)])
 def test_dtypes(dtype, tolerance):
     case = random_case(3, T=16, S=16, K=8, is_causal=True)
     rounded = [np.asarray(jnp.asarray(x, dtype).astype(jnp.float32)) for x in case[:3]]
@@ -245,8 +235,8 @@ def test_dtypes(dtype, tolerance):
     assert actual.dtype == jnp.float32
     close(actual, weights, 1e-5)
     wide, _ = case.jax()
-    expected = jax.grad(lambda q: (dot_product_attention(q, *wide[1:]) ** 2).sum())(wide[0])
-    gradient = jax.grad(lambda q: (dot_product_attention(q, *arrays[1:]) ** 2).sum())(arrays[0])
+    by_query = jax.jit(jax.grad(lambda *arrays: (dot_product_attention(*arrays) ** 2).sum()))
+    gradient, expected = by_query(*arrays), by_query(*wide)
     assert gradient.dtype == dtype
     close(gradient.astype(jnp.float32), expected, 4 * tolerance)
 
@@ -259,8 +249,8 @@ def test_float64():
         y = dot_product_attention(*arrays, **options)
         assert y.dtype == jnp.float64
         close(y, loops(case)[0], 1e-13)
-        attend = lambda *qkvb: dot_product_attention(*qkvb, **options)  # noqa: E731
-        check_grads(attend, arrays[:4], order=2, modes=("fwd", "rev"))
+        attend = jax.jit(lambda *qkvb: dot_product_attention(*qkvb, **options))
+        check_grads(attend, arrays[:4], order=1)
 
 
 def test_scores_beyond_the_range_of_float16():
@@ -292,10 +282,24 @@ def test_scale_may_be_zero_and_may_be_learned():
     close(jax.grad(loss)(0.5), slope, 1e-2)
 
 
+def test_jit_equals_eager():
+    (query, key, value, *_), _ = random_case(2).jax()
+    bias = jax.random.normal(jax.random.key(0), (1, 4, 5, 6))
+    options = {"is_causal": True, "local_window_size": (2, 0), "return_residual": True}
+
+    def attend(query, key, value, bias, lengths):
+        return dot_product_attention(
+            query, key, value, bias, key_value_seq_lengths=lengths, **options
+        )
+
+    arrays = query, key, value, bias, jnp.array([0, 4])
+    for actual, expected in zip(jax.jit(attend)(*arrays), attend(*arrays), strict=True):
+        close(actual, expected, 1e-6)
+
+
 def test_vmap_and_scan_equal_the_batch():
-    case = random_case(5, B=3, is_causal=True)
+    (query, key, value, *_), _ = random_case(5, B=3).jax()
     lengths = jnp.array([0, 3, 6])
-    (query, key, value, *_), _ = case.jax()
     expected = dot_product_attention(query, key, value, key_value_seq_lengths=lengths)
 
     def one(query, key, value, length):
@@ -314,7 +318,7 @@ def test_the_residual_has_no_gradient():
 
 
 def test_memory_holds_few_matrices_of_scores():
-    """Two forward (scores and weights), three with the gradient; and the mask is not one of them."""
+    """Two forward (scores, weights), three with the gradient; the mask is not one of them."""
     B, T, N, K = 1, 256, 4, 8
     shape = jax.ShapeDtypeStruct((B, T, N, K), jnp.float32)
 
@@ -392,21 +396,20 @@ def additive_loops(query, key, value, w_query, w_key, w_score, bias, mask):
     return y
 
 
-@settings(deadline=None, max_examples=15)
-@given(st.integers(0, 99), *[st.integers(1, 4) for _ in range(7)])
-def test_additive_loops(seed, T, S, N, K, C, O, D):  # noqa: E741
+@pytest.mark.parametrize(
+    ("T", "S", "N", "K", "C", "O", "D"), [(1, 4, 1, 3, 2, 5, 4), (3, 2, 2, 4, 4, 1, 3)]
+)
+def test_additive_loops(T, S, N, K, C, O, D):  # noqa: E741
     """The second example has no key at all."""
-    rng = np.random.default_rng(seed)
-    lengths = jnp.array([rng.integers(1, S + 1), 0])
-    mask = masks.padding(lengths, S)
+    rng = np.random.default_rng(S)
+    mask = masks.padding(jnp.array([S - 1, 0]), S)
     shapes = [(2, T, N, K), (2, S, N, C), (2, S, N, O), (N, K, D), (N, C, D), (N, D), (1, N, T, S)]
     arrays = [rng.normal(size=shape) for shape in shapes]
     expected = additive_loops(*arrays, mask)
     arrays = [jnp.asarray(x, jnp.float32) for x in arrays]
-    for run in (additive_attention, jax.jit(additive_attention)):
-        actual = run(*arrays, mask)
-        close(actual, expected)
-        assert (actual[1] == 0).all()
+    actual = jax.jit(additive_attention)(*arrays, mask)
+    close(actual, expected)
+    assert (actual[1] == 0).all()
     query, key, value, *weights, bias = arrays
     one = additive_attention(query[0], key[0], value[0], *weights, bias, mask[:1])
     close(one, expected[0])
@@ -418,11 +421,11 @@ def test_additive_gradients():
         rng = np.random.default_rng(0)
         arrays = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
         mask = masks.padding(jnp.array([3, 0]), 5)
-        attend = lambda *arrays: additive_attention(*arrays, mask)  # noqa: E731
-        check_grads(attend, arrays, order=1, modes=("fwd", "rev"))
+        attend = jax.jit(lambda *arrays: additive_attention(*arrays, mask))
+        check_grads(attend, arrays, order=1)
         gradients = jax.grad(lambda *arrays: (attend(*arrays) ** 2).sum(), range(7))(*arrays)
-    for gradient in gradients[:3]:
-        assert (gradient[0] != 0).any() and (gradient[1] == 0).all()
+        for gradient in gradients[:3]:
+            assert (gradient[0] != 0).any() and (gradient[1] == 0).all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3)])

@@ -84,12 +84,14 @@ def test_transparency_and_palettes(tmp_path):
     folder(tmp_path)
     opaque = RNG.integers(0, 256, [5, 4, 4], np.uint8)
     save(tmp_path / "dog" / "8.png", opaque)
-    palette = Image.fromarray(np.zeros([5, 4], np.uint8)).convert("P")
-    palette.putpalette([10, 20, 30])
-    palette.save(tmp_path / "dog" / "9.png", transparency=b"\x00\x10")
+    indices = np.arange(20, dtype=np.uint8).reshape(5, 4) % 3
+    colours = RNG.integers(0, 256, [3, 3], np.uint8)
+    palette = Image.fromarray(indices).convert("P")
+    palette.putpalette(colours.tobytes())
+    palette.save(tmp_path / "dog" / "9.png", transparency=b"\x00\x10\x20")
     x, _ = files.read(tmp_path).splits["train"]
     np.testing.assert_array_equal(x[-2], opaque[..., :3])
-    np.testing.assert_array_equal(x[-1], np.broadcast_to([10, 20, 30], [5, 4, 3]))
+    np.testing.assert_array_equal(x[-1], colours[indices])
 
 
 def test_jpeg(tmp_path):

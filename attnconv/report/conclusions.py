@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from attnconv.report import values
 from attnconv.report.values import Row, Summary
 
-_LISTED = 4  # differences that one sentence names; the table of differences has all of them
+_LISTED = 3  # differences that one sentence names; the table of differences has all of them
 _FEW_SEEDS = 5
 _TOLERANCE = 0.02  # of the parameters or FLOPs, where they were to be matched
 
@@ -53,8 +53,8 @@ def _at_size(summary: Summary, size: int) -> str:
     ahead = _widest(row for row in of_leader if row["established"])
     if ahead:
         leads = [_lead(summary, row) for row in ahead]
-        by = [f"{'of ' if i else ''}{behind} by {lead}" for i, (_, behind, lead) in enumerate(leads)]
-        sentences.append(f"{where} {leader} is ahead of {_listed(by)}.")
+        by = [f"of {behind} by {lead}" for _, behind, lead in leads]
+        sentences.append(f"{leader} is ahead {_listed(by)}.")
     open_rows = [row for row in of_leader if not row["established"]]
     if open_rows:
         against = [_against(summary, row, leader) for row in open_rows]
@@ -72,7 +72,8 @@ def _among_others(summary: Summary, rows: Sequence[Row]) -> str:
         return f"Among the other {pairs} no difference is established."
     leads = [_lead(summary, row) for row in established]
     named = [f"{first} ahead of {second} by {lead}" for first, second, lead in leads]
-    return f"Of the other {pairs}, {len(established)} established: {_listed(named)}."
+    number = "1 is" if len(named) == 1 else f"{len(named)} are"
+    return f"Of the other {pairs} {number} established: {_listed(named)}."
 
 
 def _ranking(summary: Summary) -> str:

@@ -1,0 +1,116 @@
+"""Normalisation: `y = scale (x - mean) / sqrt(variance + epsilon) + bias`.
+
+Statistics are taken in float32 (float64 for such input), the variance around the mean in a second
+pass, so that a large common offset costs no digits. The output has the dtype of x.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def layer_norm(
+    x: Float[Array, "*axes C"],
+    scale: Float[Array, "_"] | None = None,
+    bias: Float[Array, "_"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "*axes C"]:
+    """Normalises each vector over its last axis.
+
+    Args:
+      x: `[..., C]`.
+      scale, bias: `[C]`; left out, 1 and 0.
+      epsilon: added to the variance.
+
+    Raises:
+      ValueError: a scale or bias of another shape.
+
+    Source: Ba, Kiros and Hinton 2016, Layer Normalization, section 3.
+
+    >>> layer_norm(jnp.array([1.0, 3.0])).round(3).tolist()
+    [-1.0, 1.0]
+    """
+    return _affine(_standardised(_wide(x), (-1,), epsilon), scale, bias).astype(x.dtype)
+
+
+def rms_norm(
+    x: Float[Array, "*axes C"],
+    scale: Float[Array, "_"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "*axes C"]:
+    """`y = scale x / sqrt(mean(x^2) + epsilon)`, over the last axis: no mean is taken off.
+
+    Args:
+      x: `[..., C]`.
+      scale: `[C]`; left out, 1.
+      epsilon: added to the mean square.
+
+    Raises:
+      ValueError: a scale of another shape.
+
+    Source: Zhang and Sennrich 2019, Root Mean Square Layer Normalization, section 4.
+
+    >>> rms_norm(jnp.array([3.0, 3.0])).round(3).tolist()
+    [1.0, 1.0]
+    """
+    wide = _wide(x)
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return _affine(wide * lax.rsqrt(mean_square + epsilon), scale, None).astype(x.dtype)
+
+
+def group_norm(
+    x: Float[Array, "B *spatial C"],
+    scale: Float[Array, "_"] | None = None,
+    bias: Float[Array, "_"] | None = None,
+    *,
+    groups: int,
+    epsilon: float = 1e-6,
+) -> Float[Array, "B *spatial C"]:
+    """Normalises each image over all its positions and the channels of a group.
+
+    `groups=1` is layer normalisation of whole images, `groups=C` instance normalisation.
+
+    Args:
+      x: `[B, *spatial, C]`.
+      scale, bias: `[C]`; left out, 1 and 0.
+      groups: the channels fall into as many parts, neighbours together.
+      epsilon: added to the variance.
+
+    Raises:
+      ValueError: groups that do not divide the channels, a scale or bias of another shape.
+
+    Source: Wu and He 2018, Group Normalization, section 3.
+
+    >>> group_norm(jnp.array([[1.0, 3.0, 10.0, 30.0]]), groups=2).round(3).tolist()
+    [[-1.0, 1.0, -1.0, 1.0]]
+    """
+    channels = x.shape[-1]
+    if groups < 1 or channels % groups:
+        raise ValueError(
+            f"groups: expected a divisor of the {channels} channels of x, came {groups}"
+        )
+    grouped = _wide(x).reshape(*x.shape[:-1], groups, channels // groups)
+    y = _standardised(grouped, (*range(1, x.ndim - 1), x.ndim), epsilon).reshape(x.shape)
+    return _affine(y, scale, bias).astype(x.dtype)
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _standardised(x: Array, axes: Sequence[int], epsilon: float) -> Array:
+    centred = x - jnp.mean(x, axes, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axes, keepdims=True)
+    return centred * lax.rsqrt(variance + epsilon)
+
+
+def _affine(x: Array, scale: Array | None, bias: Array | None) -> Array:
+    for name, weight in {"scale": scale, "bias": bias}.items():
+        if weight is not None and weight.shape != x.shape[-1:]:
+            raise ValueError(f"{name}: expected shape {x.shape[-1:]}, came {weight.shape}")
+    x = x if scale is None else x * scale
+    return x if bias is None else x + bias

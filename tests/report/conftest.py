@@ -1,0 +1,134 @@
+"""Summaries made by hand, so that every sentence and number of a report is known beforehand."""
+
+import pytest
+
+ALONE = {"seeds": 5, "edge": (), "match": "params", "params": {}, "name": "digits", "test": 360}
+
+
+def interval(estimate, low, high):
+    return {"estimate": estimate, "low": low, "high": high}
+
+
+def summary_of(scores, differences=(), **options):
+    """A summary from `{(model, size): (score, low, high)}` and `(size, a, b, (d, low, high))`."""
+    options = ALONE | options
+    models = list(dict.fromkeys(model for model, _ in scores))
+    sizes = sorted({size for _, size in scores})
+    cells = [
+        {
+            "model": model,
+            "train_size": size,
+            "params": options["params"].get(model, 20011),
+            "flops": 1234567 * (i + 1),
+            "width": 16 + i,
+            "steps": 600,
+            "seeds": options["seeds"],
+            "learning_rate": 0.003,
+            "learning_rate_at_edge": (model, size) in options["edge"],
+            "validation": 0.9123,
+            "train": 0.9876,
+            "test": interval(*scores[model, size]),
+            "test_by_seed": [scores[model, size][0]] * options["seeds"],
+            "seconds": 1.9 + i,
+        }
+        for size in sizes
+        for i, model in enumerate(models)
+    ]
+    return {
+        "task": {
+            "name": options["name"],
+            "source": "real scans",
+            "shape": [8, 8, 1],
+            "classes": 10,
+            "train": 1167,
+            "validation": 270,
+            "test": options["test"],
+        },
+        "config": {
+            "task": options["name"],
+            "models": models,
+            "data_dir": None,
+            "train_sizes": [100, None],
+            "seeds": options["seeds"],
+            "learning_rates": [0.001, 0.003, 0.01],
+            "match": options["match"],
+            "budget": 20000,
+        },
+        "environment": {"python": "3.11.7", "device": "cpu: AMD EPYC, 2 cores"},
+        "seconds": 183.2,
+        "metric": "accuracy",
+        "confidence": 0.95,
+        "cells": cells,
+        "comparisons": [
+            {
+                "train_size": size,
+                "a": a,
+                "b": b,
+                "difference": interval(*values),
+                "established": not values[1] <= 0 <= values[2],
+            }
+            for size, a, b, values in differences
+        ],
+    }
+
+
+def twelve_models():
+    """Twelve families of unknown names at three sizes, every pair compared."""
+    models, sizes = [f"family_{i}" for i in range(12)], (100, 1000, 1167)
+    scores = {
+        (model, size): (0.8 + 0.01 * i, 0.78 + 0.01 * i, 0.82 + 0.01 * i)
+        for size in sizes
+        for i, model in enumerate(models)
+    }
+    pairs = [
+        (size, models[i], models[j], (0.01 * (i - j), 0.01 * (i - j) - 0.05, 0.01 * (i - j) + 0.05))
+        for size in sizes
+        for i in range(12)
+        for j in range(i + 1, 12)
+    ]
+    return summary_of(scores, pairs)
+
+
+ODD = {
+    "one size, one model, one seed": summary_of({("cnn", 1167): (0.9, 0.8, 0.95)}, seeds=1),
+    "all wrong, all right": summary_of(
+        {("mlp", 10): (0.0, 0.0, 0.01), ("cnn", 10): (1.0, 0.99, 1.0)},
+        [(10, "mlp", "cnn", (-1.0, -1.0, -0.99))],
+    ),
+    "twelve unknown families": twelve_models(),
+    "long name": summary_of({("cnn", 60000): (0.9, 0.8, 0.95)}, name="/a/path/" + 90 * "long_"),
+}
+
+
+@pytest.fixture
+def summary():
+    """Three families at two sizes: one lead established at the larger size."""
+    return summary_of(
+        {
+            ("mlp", 100): (0.8, 0.77, 0.83),
+            ("cnn", 100): (0.82, 0.79, 0.85),
+            ("hybrid", 100): (0.81, 0.78, 0.84),
+            ("mlp", 1167): (0.97, 0.955, 0.981),
+            ("cnn", 1167): (0.989, 0.98, 0.995),
+            ("hybrid", 1167): (0.987, 0.977, 0.993),
+        },
+        [
+            (100, "mlp", "cnn", (-0.02, -0.05, 0.01)),
+            (100, "mlp", "hybrid", (-0.01, -0.04, 0.02)),
+            (100, "cnn", "hybrid", (0.01, -0.02, 0.04)),
+            (1167, "mlp", "cnn", (-0.019, -0.032, -0.006)),
+            (1167, "mlp", "hybrid", (-0.017, -0.034, -0.0004)),
+            (1167, "cnn", "hybrid", (0.002, -0.007, 0.011)),
+        ],
+        edge=[("mlp", 100)],
+    )
+
+
+@pytest.fixture(params=ODD, ids=list(ODD))
+def odd_summary(request):
+    return ODD[request.param]
+
+
+@pytest.fixture
+def make_summary():
+    return summary_of

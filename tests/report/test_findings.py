@@ -1,0 +1,142 @@
+"""Sentences for summaries whose conclusions are known."""
+
+from attnconv.report.text import findings
+
+
+def found(summary, start):
+    """The one finding that starts so."""
+    (sentence,) = [finding for finding in findings(summary) if finding.startswith(start)]
+    return sentence
+
+
+def test_largest_size_first_then_ranking_then_warnings(summary):
+    starts = [finding.split(" ")[0:3] for finding in findings(summary)]
+    assert starts == [
+        ["At", "1167", "training"],
+        ["At", "100", "training"],
+        ["cnn", "scored", "highest"],
+        ["The", "chosen", "learning"],
+    ]
+
+
+def test_what_is_established_and_what_is_not(summary):
+    assert found(summary, "At 1167") == (
+        "At 1167 training examples cnn scored highest: 98.9 % [98.0, 99.5]. "
+        "cnn is ahead of mlp by 1.9 points [0.6, 3.2]. "
+        "Not established: cnn against hybrid (+0.2 points [-0.7, 1.1]). "
+        "Of the other 1 pair 1 is established: hybrid ahead of mlp by 1.70 points [0.04, 3.40]."
+    )
+
+
+def test_nothing_established_claims_no_lead(summary):
+    sentence = found(summary, "At 100 ")
+    assert sentence == (
+        "At 100 training examples cnn scored highest: 82.0 % [79.0, 85.0]. "
+        "Not established: cnn against mlp (+2.0 points [-1.0, 5.0]), "
+        "cnn against hybrid (+1.0 points [-2.0, 4.0]). "
+        "Among the other 1 pair no difference is established."
+    )
+    assert "ahead" not in sentence
+    assert not any("equal" in finding for finding in findings(summary))
+
+
+def test_the_question_is_answered_first(make_summary):
+    summary = make_summary(
+        {
+            (model, size): (0.9, 0.88, 0.92)
+            for model in ("attention", "cnn", "mlp")
+            for size in (100, 1167)
+        },
+        [
+            (100, "attention", "cnn", (-0.01, -0.03, 0.01)),
+            (1167, "attention", "cnn", (0.02, 0.01, 0.03)),
+        ],
+    )
+    assert findings(summary)[0] == (
+        "Convolution or self-attention: at 1167 training examples attention is ahead of cnn by "
+        "2.0 points [1.0, 3.0]; at 100 training examples not established, attention against cnn "
+        "(-1.0 points [-3.0, 1.0])."
+    )
+
+
+def two_sizes(make_summary, small, large):
+    """mlp and cnn at two sizes, with the two differences mlp minus cnn."""
+    return make_summary(
+        {
+            ("mlp", 100): (0.7 + small[0], 0.6, 0.9),
+            ("cnn", 100): (0.7, 0.6, 0.9),
+            ("mlp", 900): (0.7 + large[0], 0.6, 0.9),
+            ("cnn", 900): (0.7, 0.6, 0.9),
+        },
+        [(100, "mlp", "cnn", small), (900, "mlp", "cnn", large)],
+    )
+
+
+def test_a_ranking_that_turns(make_summary):
+    summary = two_sizes(make_summary, (0.1, 0.05, 0.15), (-0.1, -0.15, -0.05))
+    assert found(summary, "The ranking") == (
+        "The ranking changes with the number of training examples: "
+        "mlp is ahead of cnn at 100, cnn of mlp at 900."
+    )
+
+
+def test_a_turn_that_is_not_established(make_summary):
+    summary = two_sizes(make_summary, (0.1, 0.05, 0.15), (-0.1, -0.25, 0.05))
+    sentence = found(summary, "The highest score changes hands (mlp at 100, cnn at 900)")
+    assert sentence.endswith("a change of the ranking is not established.")
+
+
+def test_one_winner_at_all_sizes(make_summary):
+    summary = two_sizes(make_summary, (0.1, 0.05, 0.15), (0.1, -0.05, 0.25))
+    assert found(summary, "mlp scored highest at all 2 train sizes")
+
+
+def test_learning_rate_at_the_edge(summary):
+    assert "edge of the grid for mlp (0.003 at 100)" in found(summary, "The chosen learning rate")
+
+
+def test_one_seed_and_few_seeds(make_summary):
+    scores = {("mlp", 100): (0.7, 0.6, 0.8), ("cnn", 100): (0.8, 0.7, 0.9)}
+    assert (
+        "spread of training is not in the intervals" in findings(make_summary(scores, seeds=1))[-1]
+    )
+    assert findings(make_summary(scores, seeds=3))[-1].startswith("Only 3 seeds")
+    assert not any("seed" in finding for finding in findings(make_summary(scores, seeds=5)))
+
+
+def test_models_of_different_size(make_summary):
+    scores = {("mlp", 100): (0.7, 0.6, 0.8), ("cnn", 100): (0.8, 0.7, 0.9)}
+    near, far = {"mlp": 20000, "cnn": 20400}, {"mlp": 20000, "cnn": 20401}
+    assert "20,000 (mlp) to 20,401 (cnn)" in findings(make_summary(scores, params=far))[-1]
+    assert not any("differ by more" in f for f in findings(make_summary(scores, params=near)))
+    apart = findings(make_summary(scores, params=far, match="none"))
+    assert not any("differ by more" in finding for finding in apart)
+    # The FLOPs of the two are one to two.
+    assert "2,469,134 (cnn)" in findings(make_summary(scores, match="flops"))[-1]
+
+
+def test_two_at_the_top(make_summary):
+    summary = make_summary(
+        {("mlp", 100): (0.8, 0.7, 0.9), ("cnn", 100): (0.8, 0.7, 0.9)},
+        [(100, "mlp", "cnn", (0.0, -0.01, 0.01))],
+    )
+    assert findings(summary) == [
+        "At 100 training examples mlp and cnn scored highest: 80.0 % [70.0, 90.0]. "
+        "Not established: mlp against cnn (+0.0 points [-1.0, 1.0])."
+    ]
+
+
+def test_long_lists_are_cut(odd_summary):
+    for finding in findings(odd_summary):
+        assert len(finding) < 800
+    if len(odd_summary["cells"]) == 36:
+        # family_11 is ahead of six of the eleven others by more than the half width of 5 points.
+        assert "and 3 more, in the table of differences" in findings(odd_summary)[0]
+
+
+def test_one_model_alone(make_summary):
+    (sentence,) = findings(make_summary({("cnn", 1167): (0.9, 0.8, 0.95)}))
+    assert sentence == (
+        "At 1167 training examples cnn scored 90.0 % [80.0, 95.0]; "
+        "it was run alone, so nothing is compared."
+    )

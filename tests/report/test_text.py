@@ -1,0 +1,79 @@
+"""The terminal table and summary.md: every number where it should be."""
+
+import re
+
+from attnconv.report import text
+
+
+def test_table_reads_row_by_row(summary):
+    lines = text.table(summary).splitlines()
+    assert lines[2].split() == ["model", "100", "1167", "params", "flops", "s/run", "lr"]
+    assert re.split(r"  +", lines[5]) == [
+        "cnn",
+        "82.0 [79.0, 85.0]",
+        "98.9 [98.0, 99.5]",
+        "20,011",
+        "2.47M",
+        "2.9",
+        "0.003",
+    ]
+    assert len({len(line) for line in lines[2:]}) == 1, "the columns line up"
+
+
+def test_table_fits_a_terminal(make_summary):
+    models = ("mlp", "local", "cnn", "attention", "hybrid")
+    sizes = (100, 1000, 10000)
+    scores = {(model, size): (0.99, 0.98, 1.0) for model in models for size in sizes}
+    table = text.table(make_summary(scores, test=10_000, edge=[("cnn", 10000)]))
+    assert "99.00 [98.00, 100.00]" in table, "a large test split gives two decimals"
+    assert "0.003*" in table
+    assert table.splitlines()[-1].startswith("* at the edge")
+    assert max(map(len, table.splitlines())) <= 110
+
+
+def test_markdown_holds_every_number(summary):
+    written = text.markdown(summary)
+    for cell in summary["cells"]:
+        row = (
+            f"| {cell['train_size']} | {cell['model']} | "
+            f"{100 * cell['test']['estimate']:.1f} [{100 * cell['test']['low']:.1f}, "
+            f"{100 * cell['test']['high']:.1f}] |"
+        )
+        assert row in written
+        assert f"{cell['flops']:,}" in written
+    assert "| 1167 | mlp | cnn | -1.9 [-3.2, -0.6] | yes |" in written
+    assert "| 1167 | cnn | hybrid | +0.2 [-0.7, 1.1] | not established |" in written
+    assert "| learning\\_rates | 0.001,0.003,0.01 |" in written
+    assert "| train\\_sizes | 100,all |" in written
+    assert "1,167 training, 270 validation, 360 test examples" in written
+    assert "cpu: AMD EPYC, 2 cores" in written
+
+
+def test_markdown_says_how_it_was_measured(summary, make_summary):
+    written = text.markdown(summary)
+    assert "All 6 intervals hold together with 95% confidence" in written
+    assert "read once" in written
+    assert "chosen among 0.001, 0.003, 0.01" in written
+    alone = text.markdown(make_summary({("cnn", 10): (0.5, 0.4, 0.6)}, seeds=1))
+    assert "hold together" not in alone
+    assert "with one seed the spread of training is not in the interval" in alone
+
+
+def test_markdown_tables_are_whole(odd_summary):
+    """Each row of a table has as many cells as its header, whatever the names hold."""
+    columns = None
+    for line in text.markdown(odd_summary).splitlines():
+        bars = len(re.findall(r"(?<!\\)\|", line))
+        if not line.startswith("|"):
+            columns = None
+        elif columns is None:
+            columns = bars
+        else:
+            assert bars == columns, line
+
+
+def test_markup_in_a_name_stays_text(make_summary):
+    name = "<script>a|b*c_d`e#f\n</script> [g](h)"
+    written = text.markdown(make_summary({("cnn", 10): (0.5, 0.4, 0.6)}, name=name))
+    title = written.splitlines()[0]
+    assert title == r"# \<script\>a\|b\*c\_d\`e\#f \</script\> [g\](h)"
