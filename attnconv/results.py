@@ -12,9 +12,9 @@ from attnconv.errors import UsageError
 
 Row = dict[str, Any]
 COLUMNS = (
-    "task model train_size seed learning_rate params flops steps metric validation test train "
-    "seconds"
-).split()
+    *("task", "model", "train_size", "seed", "learning_rate", "params", "flops", "steps"),
+    *("metric", "validation", "test", "train", "seconds"),
+)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

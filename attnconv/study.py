@@ -1,6 +1,7 @@
 """The grid of a comparison: model x train size x learning rate x seed, each cell once."""
 
 import dataclasses
+import functools
 import hashlib
 import os
 import platform
@@ -11,13 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 import attnconv
-from attnconv import models, results, stats, tasks, train
+from attnconv import models, results, runs, stats, tasks, train
 from attnconv.errors import UsageError
+from attnconv.spec import Spec
 
 METRIC = "accuracy"
 CONFIDENCE = 0.95
@@ -71,7 +72,7 @@ class Cell:
     recipe: train.Recipe
 
 
-Progress = Callable[[Cell, int], None]
+Trainer = Callable[..., list[runs.Trained]]
 
 
 def plan(config: Config, task: tasks.Task) -> list[Cell]:
@@ -81,7 +82,7 @@ def plan(config: Config, task: tasks.Task) -> list[Cell]:
     for name in config.models:
         match = "params" if config.match == "none" else config.match
         size = models.size_for(name, task.spec, budget=config.budget, match=match)
-        model = nnx.eval_shape(lambda n=name, s=size: make(n, task, s, nnx.Rngs(0)))
+        model = nnx.eval_shape(functools.partial(make, name, task.spec, size, nnx.Rngs(0)))
         shapes[name] = size, models.parameters(model), models.flops(model, task.spec)
     sizes = {len(task.subset(size, seed=config.seed)) for size in config.train_sizes}
     for train_size in sorted(sizes):
@@ -91,19 +92,28 @@ def plan(config: Config, task: tasks.Task) -> list[Cell]:
     return cells
 
 
-def make(name: str, task: tasks.Task, size: models.Size, rngs: nnx.Rngs) -> nnx.Module:
-    return models.family(name)(task.spec, size, rngs=rngs)
+def make(name: str, spec: Spec, size: models.Size, rngs: nnx.Rngs) -> nnx.Module:
+    return models.family(name)(spec, size, rngs=rngs)
 
 
 def run(
     config: Config,
     out: Path,
     *,
+    train_runs: Trainer = runs.train_all,
     on_start: Callable[[list[Cell], list[Cell]], None] = lambda cells, finished: None,
-    on_steps: Progress = lambda cell, steps: None,
+    on_steps: Callable[[Cell, int], None] = lambda cell, steps: None,
     on_finish: Callable[[Cell, list[results.Row]], None] = lambda cell, rows: None,
 ) -> dict[str, Any]:
     """Trains what is not finished in `out`, and returns the summary of all of it.
+
+    Args:
+      config: what to compare.
+      out: the folder of the results.
+      train_runs: how the runs of a cell are trained; has the signature of `runs.train_all`.
+      on_start: is given all cells and those that are finished.
+      on_steps: is told a cell and how many steps of it were done.
+      on_finish: is given a cell and its rows.
 
     Raises:
       UsageError: what cannot be served, before anything is trained; a loss that is not finite.
@@ -131,9 +141,10 @@ def run(
         key = cell.model, cell.recipe
         if key not in programs:
             programs[key] = train.Programs(
-                lambda rngs, c=cell: make(c.model, task, c.size, rngs), cell.recipe
+                functools.partial(make, cell.model, task.spec, cell.size), cell.recipe
             )
-        new = run_cell(config, task, cell, programs[key], out, on_steps)
+        trainer = functools.partial(train_runs, on_steps=functools.partial(on_steps, cell))
+        new = run_cell(config, task, cell, programs[key], trainer, out)
         rows += new
         results.write_rows(path, rows)
         on_finish(cell, new)
@@ -145,34 +156,28 @@ def run_cell(
     task: tasks.Task,
     cell: Cell,
     programs: train.Programs,
+    train_runs: Trainer,
     out: Path,
-    on_steps: Progress,
 ) -> list[results.Row]:
     """Trains a cell's grid of learning rates and seeds, chooses on validation, reads the test.
 
     The learning rate with the best mean validation accuracy over the seeds is chosen, the lower
     mean validation loss deciding between equals. Only its runs are given the test split.
     """
-    runs, subsets = [], []
+    grid = []
     for rate in config.learning_rates:
         for seed in run_seeds(config):
             subset = task.subset(cell.train_size, seed=seed)
-            order = train.batch_order(subset, cell.recipe, seed=seed)
-            runs.append(train.Run(rate, seed, order))
-            subsets.append(subset)
-    data = train.Data(task.train.inputs, task.train.labels)
+            order = runs.batch_order(subset, cell.recipe, seed=seed)
+            grid.append(runs.Run(rate, seed, order))
+    data, validation = (train.Data(s.inputs, s.labels) for s in (task.train, task.validation))
     try:
-        trained = train.train_all(programs, data, runs, on_steps=lambda n: on_steps(cell, n))
+        trained = train_runs(programs, data, grid, validation=validation)
     except UsageError as error:
         raise UsageError(f"{cell.model} at train_size={cell.train_size}: {error}") from None
 
-    def accuracy(params: Any, split: tasks.Split) -> tuple[float, float]:
-        scores = programs.predict(params, split.inputs)
-        right = np.asarray(scores.argmax(-1)) == split.labels
-        return float(right.mean()), float(train.cross_entropy(scores, jnp.asarray(split.labels)))
-
-    validation = [accuracy(result.params, task.validation) for result in trained]
-    mean = np.mean(np.reshape(validation, (len(config.learning_rates), config.seeds, 2)), axis=1)
+    scores = np.reshape([t.validation for t in trained], (len(config.learning_rates), -1, 2))
+    mean = scores.mean(axis=1)
     chosen = max(range(len(mean)), key=lambda i: (mean[i][0], -mean[i][1]))
     picked = range(chosen * config.seeds, (chosen + 1) * config.seeds)
 
@@ -186,15 +191,24 @@ def run_cell(
     results.write_predictions(path, predicted)
     test = dict(zip(picked, (predicted == task.test.labels).mean(1), strict=True))
     rows = []
-    for i, (run, result) in enumerate(zip(runs, trained, strict=True)):
-        part = tasks.Split(task.train.inputs[subsets[i]], task.train.labels[subsets[i]])
-        values = (
-            *(task.name, cell.model, cell.train_size, run.seed, run.learning_rate),
-            *(cell.params, cell.flops, cell.recipe.steps, METRIC, validation[i][0]),
-            *(float(test[i]) if i in test else None, accuracy(result.params, part)[0]),
-            result.seconds,
+    for i, (run, result) in enumerate(zip(grid, trained, strict=True)):
+        rows.append(
+            {
+                "task": task.name,
+                "model": cell.model,
+                "train_size": cell.train_size,
+                "seed": run.seed,
+                "learning_rate": run.learning_rate,
+                "params": cell.params,
+                "flops": cell.flops,
+                "steps": cell.recipe.steps,
+                "metric": METRIC,
+                "validation": result.validation.accuracy,
+                "test": float(test[i]) if i in test else None,
+                "train": result.train.accuracy,
+                "seconds": result.seconds,
+            }
         )
-        rows.append(dict(zip(results.COLUMNS, values, strict=True)))
     return rows
 
 
@@ -207,8 +221,8 @@ def fingerprint(task: tasks.Task) -> str:
     """A digest of every example and label, so that results of other data are never mixed in."""
     digest = hashlib.sha256()
     for split in (task.train, task.validation, task.test):
-        digest.update(split.inputs)
-        digest.update(split.labels)
+        digest.update(split.inputs.tobytes())
+        digest.update(split.labels.tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from absl import app, flags
 from tqdm import tqdm
 
+from attnconv import report, results, study
 from attnconv.errors import UsageError
 
 flags.DEFINE_string(
@@ -19,9 +20,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("data_dir", None, "Folder with prepared TFDS sets.")
 flags.DEFINE_string("out", None, "Folder for the results. Default: runs/ENTRYPOINT-TASK.")
 flags.DEFINE_integer("seed", 0, "Fixes the splits and is the first of the runs' seeds.")
-flags.DEFINE_integer(
-    "steps", None, "Updates of each run. Default: 30 sqrt(training examples)."
-)
+flags.DEFINE_integer("steps", None, "Updates of each run. Default: 30 sqrt(training examples).")
 
 FLAGS = flags.FLAGS
 
@@ -70,6 +69,30 @@ def numbers(flag: str, values: Sequence[str], kind: Callable[[str], Any]) -> tup
         except ValueError:
             raise UsageError(f"{flag}={value}: expected a number") from None
     return tuple(parsed)
+
+
+def train_sizes(values: Sequence[str]) -> tuple[int | None, ...]:
+    """Numbers of training examples, None for all."""
+    return numbers("train_sizes", values, lambda v: None if v == "all" else int(v))
+
+
+def run_study(config: study.Config, out: Path, **options: Any) -> None:
+    """Runs what is not finished, writes the report and prints the table and the findings."""
+    progress = Progress(config.seeds * len(config.learning_rates))
+    summary = study.run(
+        config,
+        out,
+        on_start=progress.on_start,
+        on_steps=progress.on_steps,
+        on_finish=progress.on_finish,
+        **options,
+    )
+    summary["findings"] = report.findings(summary)
+    results.write_json(out / "summary.json", summary)
+    report.write(summary, out)
+    print(f"\n{report.table(summary)}\n")
+    print("\n".join(summary["findings"]))
+    print(f"\nIn {out}: report.html, summary.md, figures (.svg), results.jsonl, summary.json")
 
 
 class Progress:

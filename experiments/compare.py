@@ -11,7 +11,7 @@ is already there is kept: the same command goes on where it stopped.
 
 from absl import flags
 
-from attnconv import models, report, results, study
+from attnconv import models, study
 from experiments import common
 
 flags.DEFINE_list("models", list(models.FAMILIES), "The families to compare.")
@@ -37,12 +37,11 @@ def main() -> None:
     budget = FLAGS.budget
     if budget is None and FLAGS.match == "params":
         budget = DEFAULT_PARAMS
-    sizes = [None if size == "all" else size for size in FLAGS.train_sizes]
     config = study.Config(
         task=FLAGS.task,
         data_dir=FLAGS.data_dir,
         models=tuple(FLAGS.models),
-        train_sizes=common.numbers("train_sizes", sizes, lambda s: None if s is None else int(s)),
+        train_sizes=common.train_sizes(FLAGS.train_sizes),
         seeds=FLAGS.seeds,
         learning_rates=common.numbers("learning_rates", FLAGS.learning_rates, float),
         match=FLAGS.match,
@@ -50,21 +49,7 @@ def main() -> None:
         steps=FLAGS.steps,
         seed=FLAGS.seed,
     )
-    out = common.out_folder("compare")
-    progress = common.Progress(config.seeds * len(config.learning_rates))
-    summary = study.run(
-        config,
-        out,
-        on_start=progress.on_start,
-        on_steps=progress.on_steps,
-        on_finish=progress.on_finish,
-    )
-    summary["findings"] = report.findings(summary)
-    results.write_json(out / "summary.json", summary)
-    report.write(summary, out)
-    print(f"\n{report.table(summary)}\n")
-    print("\n".join(summary["findings"]))
-    print(f"\nIn {out}: report.html, summary.md, figures (.svg), results.jsonl, summary.json")
+    common.run_study(config, common.out_folder("compare"))
 
 
 if __name__ == "__main__":

@@ -334,11 +334,9 @@ def test_memory_holds_few_matrices_of_scores():
 
 
 @pytest.fixture
-def without_runtime_types():
+def without_runtime_types(monkeypatch):
     """The checks of the tests would refuse a wrong shape before the function's own message."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 QUERY, KEY = jnp.zeros((2, 5, 4, 3)), jnp.zeros((2, 6, 2, 3))

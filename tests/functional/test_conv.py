@@ -195,7 +195,7 @@ def test_half_precision_is_summed_in_float32():
 def test_vmap_over_kernels_and_scan(groups):
     x, kernels = normal(0, (3, 6, 6, 4)), normal(1, (5, 3, 3, 4 // groups, 8))
     conv = functools.partial(F.conv, groups=groups, stride=2)
-    gradient = jax.grad(lambda k: jnp.sum(jnp.sin(conv(x, k))))
+    gradient = jax.jit(jax.grad(lambda k: jnp.sum(jnp.sin(conv(x, k)))))
     expected = jnp.stack([gradient(k) for k in kernels])
     assert_close([jax.vmap(gradient)(kernels)], [expected])
     _, scanned = jax.jit(lambda ks: lax.scan(lambda c, k: (c, gradient(k)), 0, ks))(kernels)

@@ -59,7 +59,7 @@ def cases(draw):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@settings(deadline=None, derandomize=True, max_examples=10)
+@settings(deadline=None, derandomize=True, max_examples=8)
 @given(case=cases())
 def test_values_and_gradients_are_those_of_loops(pool, case):
     x, options = case
@@ -134,9 +134,25 @@ def test_half_precision_is_averaged_in_float32():
     assert F.avg_pool(x, (600,)) == 2
 
 
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("stride", [1, 7, 20, 40])
+def test_large_windows(pool, stride):
+    x, options = normal(0, (2, 48, 3)), {"window": (20,), "stride": (stride,)}
+    ct = normal(1, (2, len(range(0, 48 + 3 - 19, stride)), 3))
+    y, vjp = jax.vjp(functools.partial(pool, padding=[(2, 1)], **options), x)
+    expected = loops(x, ct, POOLS[pool], pads=[(2, 1)], **options)
+    np.testing.assert_allclose(y, expected[0], atol=1e-5)
+    np.testing.assert_allclose(vjp(ct)[0], expected[1], atol=1e-5)
+
+
 def test_vmap_and_scan():
     x = normal(0, (3, 2, 6, 6, 2))
-    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(F.avg_pool(F.max_pool(x, (2, 2)), (3, 3)))))
+
+    @jax.jit
+    @jax.grad
+    def gradient(x):
+        return jnp.sum(jnp.sin(F.avg_pool(F.max_pool(x, (2, 2), stride=1), (3, 3))))
+
     expected = np.stack([gradient(one) for one in x])
     np.testing.assert_allclose(jax.vmap(gradient)(x), expected, atol=1e-6)
     _, scanned = jax.jit(lambda x: jax.lax.scan(lambda c, one: (c, gradient(one)), 0, x))(x)

@@ -1,0 +1,81 @@
+"""A run that survives a kill: its state on disk, and one line of measurements for each part."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from attnconv import results, runs, train
+
+
+def train_saved(
+    programs: train.Programs,
+    data: train.Data,
+    run: runs.Run,
+    *,
+    out: Path,
+    every: int,
+    resume: bool,
+    validation: train.Data,
+    on_steps: Callable[[int], None] = lambda n: None,
+) -> runs.Trained:
+    """`runs.train_one`, saved every so many steps; a later call goes on from the newest state.
+
+    A run that was interrupted ends with the same bits as one that was not.
+
+    Args:
+      programs: of the model and the recipe.
+      data: what `run.order` refers to.
+      run: which run.
+      out: the folder for `checkpoints/` and `metrics.jsonl`.
+      every: steps between two states on disk.
+      resume: whether to go on from a state on disk, or to start again.
+      validation: what it is scored on along the way.
+      on_steps: is told how many steps were done.
+    """
+    folder, metrics = (out / "checkpoints").resolve(), out / "metrics.jsonl"
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    keep_newest = ocp.CheckpointManagerOptions(max_to_keep=1)
+    with ocp.CheckpointManager(folder, options=keep_newest) as manager:
+        step = manager.latest_step() or 0
+        reached = None
+        if step:
+            like = jax.eval_shape(programs.init, jnp.float32(0), 0)
+            reached = manager.restore(step, args=ocp.args.StandardRestore(like)), step
+            on_steps(step)
+        lines = [line for line in read_metrics(metrics) if line["step"] <= step]
+        before = lines[-1]["seconds"] if lines else 0.0
+        began = time.perf_counter()
+
+        def save(state: train.TrainState, step: int, loss: float) -> None:
+            manager.save(step, args=ocp.args.StandardSave(state))
+            # The state's buffers are given to the next step, so it must have been copied by then.
+            manager.wait_until_finished()
+            seconds = before + time.perf_counter() - began
+            score = train.evaluate(programs, state.params, validation).accuracy
+            line = {"step": step, "loss": loss, "validation": score, "seconds": seconds}
+            lines.append(line)
+            results.write_whole(metrics, "".join(json.dumps(line) + "\n" for line in lines))
+
+        trained = runs.train_one(
+            programs,
+            runs.place(data),
+            run,
+            validation=validation,
+            on_steps=on_steps,
+            on_chunk=save,
+            chunk=every,
+            resume=reached,
+        )
+    return trained._replace(seconds=before + trained.seconds)
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a metrics file; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -1,0 +1,66 @@
+"""Trains one model on one task, and says how good it is on the test split.
+
+    python -m experiments.train --task=mnist --model=cnn --data_dir=DIR
+    python -m experiments.train --task=digits --model=attention --learning_rate=0.01 --seed=3
+
+In --out: the same files that experiments.compare writes, for this one run; metrics.jsonl, with the
+loss and the validation accuracy along the way; checkpoints. A run that was stopped goes on from its
+newest checkpoint.
+"""
+
+from typing import Any
+
+from absl import flags
+
+from attnconv import checkpoint, models, runs, study, train
+from attnconv.errors import UsageError
+from experiments import common
+
+flags.DEFINE_string("model", "cnn", f"The family: {', '.join(models.FAMILIES)}.")
+flags.DEFINE_string("train_size", "all", "How many training examples, or all.")
+flags.DEFINE_float("learning_rate", 0.003, "Peak of the schedule.")
+flags.DEFINE_integer(
+    "checkpoint_every",
+    None,
+    "Steps between two checkpoints, and two lines of metrics.jsonl. Default: a twentieth of them.",
+)
+flags.DEFINE_boolean("resume", True, "Go on from the newest checkpoint in --out.")
+flags.adopt_module_key_flags(common)
+FLAGS = flags.FLAGS
+
+
+def train_runs(
+    programs: train.Programs, data: train.Data, grid: list[runs.Run], **hooks: Any
+) -> list[runs.Trained]:
+    """The one run of this entrypoint, saved along the way."""
+    every = FLAGS.checkpoint_every
+    if every is None:
+        every = -(-programs.recipe.steps // 20)
+    out = common.out_folder("train")
+    return [
+        checkpoint.train_saved(
+            programs, data, run, out=out, every=every, resume=FLAGS.resume, **hooks
+        )
+        for run in grid
+    ]
+
+
+def main() -> None:
+    if FLAGS.checkpoint_every is not None and FLAGS.checkpoint_every < 1:
+        raise UsageError(f"checkpoint_every={FLAGS.checkpoint_every}: expected a positive number")
+    config = study.Config(
+        task=FLAGS.task,
+        data_dir=FLAGS.data_dir,
+        models=(FLAGS.model,),
+        train_sizes=common.train_sizes([FLAGS.train_size]),
+        seeds=1,
+        learning_rates=(FLAGS.learning_rate,),
+        match="none",
+        steps=FLAGS.steps,
+        seed=FLAGS.seed,
+    )
+    common.run_study(config, common.out_folder("train"), train_runs=train_runs)
+
+
+if __name__ == "__main__":
+    common.launch(main)
