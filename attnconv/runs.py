@@ -99,7 +99,9 @@ def train_one(
         check_loss(float(loss), run, stop)
         on_chunk(state, stop, float(loss))
         on_steps(stop - start)
-    return finish(programs, data, run, state.params, validation, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    seen = score_seen(programs, data, run, state.params)
+    return Trained(state.params, seen, evaluate(programs, state.params, validation), seconds)
 
 
 def train_together(
@@ -126,9 +128,12 @@ def train_together(
     def params_of(i: int) -> chex.ArrayTree:
         return jax.tree.map(lambda p: p[i], state.params)
 
-    return [
-        finish(programs, data, run, params_of(i), validation, seconds) for i, run in enumerate(runs)
-    ]
+    trained = []
+    for i, run in enumerate(runs):
+        params = params_of(i)
+        seen = score_seen(programs, data, run, params)
+        trained.append(Trained(params, seen, evaluate(programs, params, validation), seconds))
+    return trained
 
 
 def train_all(
@@ -158,18 +163,10 @@ def train_all(
         return list(pool.map(one, runs))
 
 
-def finish(
-    programs: Programs,
-    data: Data,
-    run: Run,
-    params: chex.ArrayTree,
-    validation: Data,
-    seconds: float,
-) -> Trained:
-    """Scores a run on the examples it has seen and on the validation split."""
+def score_seen(programs: Programs, data: Data, run: Run, params: chex.ArrayTree) -> Score:
+    """How well a run does on the examples that it was trained on."""
     seen = np.unique(run.order)
-    train = evaluate(programs, params, Data(data.inputs[seen], data.labels[seen]))
-    return Trained(params, train, evaluate(programs, params, validation), seconds)
+    return evaluate(programs, params, Data(data.inputs[seen], data.labels[seen]))
 
 
 def check_loss(loss: float, run: Run, step: int) -> None:

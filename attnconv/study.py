@@ -13,12 +13,10 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from flax import nnx
 
 import attnconv
 from attnconv import models, results, runs, stats, tasks, train
 from attnconv.errors import UsageError
-from attnconv.spec import Spec
 
 METRIC = "accuracy"
 CONFIDENCE = 0.95
@@ -33,7 +31,7 @@ class Config:
     data_dir: str | None = None
     train_sizes: tuple[int | None, ...] = (None,)  # None is all
     seeds: int = 5
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    learning_rates: tuple[float, ...] = (0.002, 0.006, 0.02)
     match: Literal["params", "flops", "none"] = "params"
     budget: int | None = None
     steps: int | None = None
@@ -78,22 +76,18 @@ Trainer = Callable[..., list[runs.Trained]]
 def plan(config: Config, task: tasks.Task) -> list[Cell]:
     """Every cell of the grid, smallest train size first; what cannot be built is refused here."""
     cells = []
-    shapes = {}
+    built = {}
     for name in config.models:
         match = "params" if config.match == "none" else config.match
         size = models.size_for(name, task.spec, budget=config.budget, match=match)
-        model = nnx.eval_shape(functools.partial(make, name, task.spec, size, nnx.Rngs(0)))
-        shapes[name] = size, models.parameters(model), models.flops(model, task.spec)
+        model = models.shapes(name, task.spec, size)
+        built[name] = size, models.parameters(model), models.flops(model, task.spec)
     sizes = {len(task.subset(size, seed=config.seed)) for size in config.train_sizes}
     for train_size in sorted(sizes):
         steps = config.steps
         recipe = train.Recipe(steps=train.default_steps(train_size) if steps is None else steps)
-        cells += [Cell(name, train_size, *shapes[name], recipe) for name in config.models]
+        cells += [Cell(name, train_size, *built[name], recipe) for name in config.models]
     return cells
-
-
-def make(name: str, spec: Spec, size: models.Size, rngs: nnx.Rngs) -> nnx.Module:
-    return models.family(name)(spec, size, rngs=rngs)
 
 
 def run(
@@ -140,9 +134,8 @@ def run(
             continue
         key = cell.model, cell.recipe
         if key not in programs:
-            programs[key] = train.Programs(
-                functools.partial(make, cell.model, task.spec, cell.size), cell.recipe
-            )
+            make = functools.partial(models.family(cell.model), task.spec, cell.size)
+            programs[key] = train.Programs(make, cell.recipe)
         trainer = functools.partial(train_runs, on_steps=functools.partial(on_steps, cell))
         new = run_cell(config, task, cell, programs[key], trainer, out)
         rows += new

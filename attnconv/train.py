@@ -122,8 +122,8 @@ class Programs:
       predict: `(params, inputs) -> scores`, in batches.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], recipe: Recipe):
-        graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    def __init__(self, make: Callable[..., nnx.Module], recipe: Recipe):
+        graph, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
         tx = optimizer(recipe)
         self.recipe = recipe
 
@@ -135,7 +135,7 @@ class Programs:
             return cross_entropy(scores, batch.labels, smoothing=recipe.label_smoothing)
 
         def init(learning_rate: Array, seed: Array) -> TrainState:
-            params = nnx.split(make(nnx.Rngs(params=jax.random.key(seed))))[1]
+            params = nnx.split(make(rngs=nnx.Rngs(params=jax.random.key(seed))))[1]
             return TrainState(params=params, opt_state=tx.init(params), learning_rate=learning_rate)
 
         def advance(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
 from attnconv import report, results, study
@@ -46,6 +46,7 @@ def launch(main: Callable[[], None]) -> None:
             print("stopped; the same command goes on from here", file=sys.stderr)
             sys.exit(130)
 
+    logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it did not find
     app.run(guarded, flags_parser=parse)
 
 

@@ -18,7 +18,7 @@ from experiments import common
 
 flags.DEFINE_string("model", "cnn", f"The family: {', '.join(models.FAMILIES)}.")
 flags.DEFINE_string("train_size", "all", "How many training examples, or all.")
-flags.DEFINE_float("learning_rate", 0.003, "Peak of the schedule.")
+flags.DEFINE_float("learning_rate", 0.006, "Peak of the schedule.")
 flags.DEFINE_integer(
     "checkpoint_every",
     None,

@@ -22,7 +22,7 @@ FAMILIES: dict[str, Any] = {
     "hybrid": Hybrid,
 }
 
-__all__ = ["FAMILIES", "Size", "Spec", "build", "flops", "parameters", "size_for"]
+__all__ = ["FAMILIES", "Size", "Spec", "build", "flops", "parameters", "shapes", "size_for"]
 
 
 def family(name: str) -> Any:
@@ -30,6 +30,11 @@ def family(name: str) -> Any:
     if name not in FAMILIES:
         raise unknown("model", name, FAMILIES)
     return FAMILIES[name]
+
+
+def shapes(name: str, spec: Spec, size: Size) -> nnx.Module:
+    """A model of that size with the shapes of its parameters in place of their values."""
+    return nnx.eval_shape(lambda: family(name)(spec, size, rngs=nnx.Rngs(0)))
 
 
 def size_for(
@@ -61,7 +66,7 @@ def size_for(
         raise UsageError(f"budget={budget}: expected a positive number")
 
     def cost(size: Size) -> int:
-        model = nnx.eval_shape(lambda: cls(spec, size, rngs=nnx.Rngs(0)))
+        model = shapes(name, spec, size)
         return parameters(model) if match == "params" else flops(model, spec)
 
     multiple = getattr(cls, "width_multiple", 1)

@@ -94,7 +94,7 @@ def assert_close(actual, expected, tolerance=1e-4):
         np.testing.assert_allclose(np.float64(a), np.float64(b), rtol=tolerance, atol=tolerance)
 
 
-@examples(max_examples=20)
+@examples(max_examples=16)
 @given(cases())
 def test_values_and_gradients_are_those_of_loops(case):
     x, kernel, options = case
@@ -105,7 +105,7 @@ def test_values_and_gradients_are_those_of_loops(case):
     assert_close(actual, loops(x, kernel, ct, **options))
 
 
-@examples(max_examples=12)
+@examples(max_examples=10)
 @given(cases(gaps=True))
 def test_both_forms_agree(case):
     x, kernel, options = case
@@ -132,10 +132,9 @@ def test_large_windows(groups, stride):
     assert_close(jax.jit(functools.partial(value_and_vjp, conv))(x, kernel), expected)
 
 
-@pytest.mark.parametrize("rank", [1, 2])
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("rank, stride", [(1, 1), (1, 3), (2, 2)])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CAUSAL", "CIRCULAR", "REFLECT", "same", 2])
-def test_named_padding(padding, stride, rank):
+def test_named_padding(padding, rank, stride):
     dilation, n = 2, 7
     x, kernel = normal(0, (2, *[n] * rank, 3)), normal(1, (*range(3, 3 + rank), 3, 4))
     spans = [(k - 1) * dilation + 1 for k in kernel.shape[:rank]]
@@ -308,7 +307,7 @@ def test_in_flax(padding):
 # --- transposed ---
 
 
-@examples(max_examples=12)
+@examples(max_examples=9)
 @given(cases(), st.sampled_from(["SAME", "VALID", "explicit"]))
 def test_conv_transpose_is_that_of_lax(case, padding):
     x, kernel, options = case

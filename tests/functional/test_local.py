@@ -103,7 +103,7 @@ def test_is_that_of_lax(padding):
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CAUSAL", "CIRCULAR", "REFLECT", 1])
-@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), ((1, 3), (2, 1))])
+@pytest.mark.parametrize("stride, dilation", [(1, 1), ((1, 3), (2, 1))])
 def test_is_the_convolution_when_all_positions_have_one_kernel(padding, stride, dilation):
     x, shared, bias = normal(0, (2, 8, 7, 3)), normal(1, (3, 2, 3, 4)), normal(2, (4,))
     options = {"stride": stride, "padding": padding, "dilation": dilation}

@@ -59,7 +59,7 @@ def cases(draw):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-@settings(deadline=None, derandomize=True, max_examples=8)
+@settings(deadline=None, derandomize=True, max_examples=6)
 @given(case=cases())
 def test_values_and_gradients_are_those_of_loops(pool, case):
     x, options = case
