@@ -144,7 +144,7 @@ def patches(
     """
     for axis in sorted(window, reverse=True):
         offsets = range(window[axis])
-        views = [view(x, {axis: offset}, size, geometry, first=first) for offset in offsets]
+        views = [_view(x, {axis: offset}, size, geometry, first=first) for offset in offsets]
         x = jnp.concatenate(views, axis=-1)
     return x
 
@@ -162,7 +162,7 @@ def _dense(x: Array, kernel: Array, *, size: tuple[int, ...], geometry: Geometry
     weights = kernel.reshape(math.prod(window[:loops]), depth, features)
     positions = x.shape[0] * math.prod(size)
     y = sum(
-        view(gathered, dict(enumerate(offset)), size, geometry).reshape(positions, depth) @ w
+        _view(gathered, dict(enumerate(offset)), size, geometry).reshape(positions, depth) @ w
         for offset, w in zip(_offsets(window[:loops]), weights, strict=True)
     )
     return jnp.reshape(y, (x.shape[0], *size, features))
@@ -174,7 +174,7 @@ def _depthwise(x: Array, kernel: Array, *, size: tuple[int, ...], geometry: Geom
     x = jnp.repeat(x, features // x.shape[-1], axis=-1)
     weights = kernel.reshape(math.prod(window), features)
     y = sum(
-        view(x, dict(enumerate(offset)), size, geometry) * w
+        _view(x, dict(enumerate(offset)), size, geometry) * w
         for offset, w in zip(_offsets(window), weights, strict=True)
     )
     return jnp.asarray(y)
@@ -184,7 +184,7 @@ def _offsets(window: Iterable[int]) -> Iterable[tuple[int, ...]]:
     return itertools.product(*map(range, window))
 
 
-def view(
+def _view(
     x: Array,
     offset: Mapping[int, int],
     size: Sequence[int],
