@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from attnconv import results, runs, train
@@ -43,17 +42,17 @@ def train_saved(
         shutil.rmtree(folder, ignore_errors=True)
     keep_newest = ocp.CheckpointManagerOptions(max_to_keep=1)
     with ocp.CheckpointManager(folder, options=keep_newest) as manager:
-        step = manager.latest_step() or 0
-        reached = None
+        step, state = manager.latest_step() or 0, None
         if step:
-            like = jax.eval_shape(programs.init, jnp.float32(0), 0)
-            reached = manager.restore(step, args=ocp.args.StandardRestore(like)), step
+            like = jax.eval_shape(programs.init, run.learning_rate, len(run.order), run.seed)
+            state = manager.restore(step, args=ocp.args.StandardRestore(like))
             on_steps(step)
         lines = [line for line in read_metrics(metrics) if line["step"] <= step]
         before = lines[-1]["seconds"] if lines else 0.0
         began = time.perf_counter()
 
-        def save(state: train.TrainState, step: int, loss: float) -> None:
+        def save(state: train.TrainState, loss: float) -> None:
+            step = int(state.step)
             manager.save(step, args=ocp.args.StandardSave(state))
             # The state's buffers are given to the next step, so it must have been copied by then.
             manager.wait_until_finished()
@@ -69,9 +68,9 @@ def train_saved(
             run,
             validation=validation,
             on_steps=on_steps,
-            on_chunk=save,
-            chunk=every,
-            resume=reached,
+            save=save,
+            save_every=every,
+            state=state,
         )
     return trained._replace(seconds=before + trained.seconds)
 

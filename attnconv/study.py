@@ -19,6 +19,7 @@ from attnconv import models, results, runs, stats, tasks, train
 from attnconv.errors import UsageError
 
 METRIC = "accuracy"
+RECIPE = train.Recipe()
 CONFIDENCE = 0.95
 
 
@@ -31,7 +32,7 @@ class Config:
     data_dir: str | None = None
     train_sizes: tuple[int | None, ...] = (None,)  # None is all
     seeds: int = 5
-    learning_rates: tuple[float, ...] = (0.002, 0.006, 0.02)
+    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
     match: Literal["params", "flops", "none"] = "params"
     budget: int | None = None
     steps: int | None = None
@@ -67,7 +68,7 @@ class Cell:
     size: models.Size
     params: int
     flops: int
-    recipe: train.Recipe
+    steps: int
 
 
 Trainer = Callable[..., list[runs.Trained]]
@@ -84,9 +85,8 @@ def plan(config: Config, task: tasks.Task) -> list[Cell]:
         built[name] = size, models.parameters(model), models.flops(model, task.spec)
     sizes = {len(task.subset(size, seed=config.seed)) for size in config.train_sizes}
     for train_size in sorted(sizes):
-        steps = config.steps
-        recipe = train.Recipe(steps=train.default_steps(train_size) if steps is None else steps)
-        cells += [Cell(name, train_size, *built[name], recipe) for name in config.models]
+        steps = train.default_steps(train_size) if config.steps is None else config.steps
+        cells += [Cell(name, train_size, *built[name], steps) for name in config.models]
     return cells
 
 
@@ -128,16 +128,15 @@ def run(
             finished.append(cell)
     on_start(cells, finished)
 
-    programs: dict[Any, train.Programs] = {}
+    programs: dict[str, train.Programs] = {}
     for cell in cells:
         if cell in finished:
             continue
-        key = cell.model, cell.recipe
-        if key not in programs:
+        if cell.model not in programs:
             make = functools.partial(models.family(cell.model), task.spec, cell.size)
-            programs[key] = train.Programs(make, cell.recipe)
+            programs[cell.model] = train.Programs(make, RECIPE)
         trainer = functools.partial(train_runs, on_steps=functools.partial(on_steps, cell))
-        new = run_cell(config, task, cell, programs[key], trainer, out)
+        new = run_cell(config, task, cell, programs[cell.model], trainer, out)
         rows += new
         results.write_rows(path, rows)
         on_finish(cell, new)
@@ -161,7 +160,7 @@ def run_cell(
     for rate in config.learning_rates:
         for seed in run_seeds(config):
             subset = task.subset(cell.train_size, seed=seed)
-            order = runs.batch_order(subset, cell.recipe, seed=seed)
+            order = runs.batch_order(subset, steps=cell.steps, batch=RECIPE.batch, seed=seed)
             grid.append(runs.Run(rate, seed, order))
     data, validation = (train.Data(s.inputs, s.labels) for s in (task.train, task.validation))
     try:
@@ -175,10 +174,7 @@ def run_cell(
     picked = range(chosen * config.seeds, (chosen + 1) * config.seeds)
 
     predicted = np.stack(
-        [
-            np.asarray(programs.predict(trained[i].params, task.test.inputs).argmax(-1), np.int32)
-            for i in picked
-        ]
+        [train.predict(programs, trained[i].params, task.test.inputs).argmax(-1) for i in picked]
     )
     path = results.predictions_path(out, cell.model, cell.train_size)
     results.write_predictions(path, predicted)
@@ -194,7 +190,7 @@ def run_cell(
                 "learning_rate": run.learning_rate,
                 "params": cell.params,
                 "flops": cell.flops,
-                "steps": cell.recipe.steps,
+                "steps": cell.steps,
                 "metric": METRIC,
                 "validation": result.validation.accuracy,
                 "test": float(test[i]) if i in test else None,
@@ -253,7 +249,7 @@ def summary(
             "flops": cell.flops,
             "width": cell.size.width,
             "hidden": cell.size.hidden,
-            "steps": cell.recipe.steps,
+            "steps": cell.steps,
             "seeds": config.seeds,
             "learning_rate": rate,
             "learning_rate_at_edge": len(config.learning_rates) > 1 and rate in ends,

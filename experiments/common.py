@@ -108,8 +108,8 @@ class Progress:
         if finished:
             print(f"{len(finished)} of {len(cells)} cells are finished already", flush=True)
         self.bar = tqdm(
-            total=sum(c.flops * c.recipe.steps * self.runs_per_cell for c in cells),
-            initial=sum(c.flops * c.recipe.steps * self.runs_per_cell for c in finished),
+            total=sum(c.flops * c.steps * self.runs_per_cell for c in cells),
+            initial=sum(c.flops * c.steps * self.runs_per_cell for c in finished),
             bar_format="{percentage:3.0f}% {bar:30} {remaining} left, {desc}",
             disable=None,  # where nobody watches a terminal the finished lines are enough
         )

@@ -17,7 +17,7 @@ from experiments import common
 flags.DEFINE_list("models", list(models.FAMILIES), "The families to compare.")
 flags.DEFINE_list("train_sizes", ["all"], "Numbers of training examples, or all.")
 flags.DEFINE_integer("seeds", 5, "How many seeds: initial weights, training subset, batch order.")
-flags.DEFINE_list("learning_rates", ["0.002", "0.006", "0.02"], "The search of every family.")
+flags.DEFINE_list("learning_rates", ["0.003", "0.01", "0.03"], "The search of every family.")
 flags.DEFINE_enum(
     "match", "params", ["params", "flops", "none"], "What the families have the same number of."
 )

@@ -18,7 +18,7 @@ from experiments import common
 
 flags.DEFINE_string("model", "cnn", f"The family: {', '.join(models.FAMILIES)}.")
 flags.DEFINE_string("train_size", "all", "How many training examples, or all.")
-flags.DEFINE_float("learning_rate", 0.006, "Peak of the schedule.")
+flags.DEFINE_float("learning_rate", 0.01, "Peak of the schedule.")
 flags.DEFINE_integer(
     "checkpoint_every",
     None,
@@ -35,7 +35,7 @@ def train_runs(
     """The one run of this entrypoint, saved along the way."""
     every = FLAGS.checkpoint_every
     if every is None:
-        every = -(-programs.recipe.steps // 20)
+        every = -(-len(grid[0].order) // 20)
     out = common.out_folder("train")
     return [
         checkpoint.train_saved(

@@ -38,9 +38,7 @@ def assert_twins(ours, theirs, *inputs, **call):
     ],
 )
 def test_conv_is_the_twin_of_flax(window, options):
-    ours, theirs = (
-        cls(4, 6, window, rngs=nnx.Rngs(0), **options) for cls in (nn.Conv, nnx.Conv)
-    )
+    ours, theirs = (cls(4, 6, window, rngs=nnx.Rngs(0), **options) for cls in (nn.Conv, nnx.Conv))
     x = jax.random.normal(jax.random.key(1), (2, *(9, 8)[: len(window)], 4))
     assert_twins(ours, theirs, x)
 
