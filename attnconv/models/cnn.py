@@ -16,7 +16,7 @@ class CNN(nnx.Module):
     image, whatever its size: what counts is that a pattern is there, not where.
     """
 
-    default = Size(width=32, hidden=128)
+    default = Size(width=24, hidden=96)
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
         window = (3,) * len(spec.grid)

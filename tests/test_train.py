@@ -1,0 +1,195 @@
+"""One step against AdamW written out, runs against each other, and what is compiled how often."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnconv import checkpoint, models, runs, train
+from attnconv.errors import UsageError
+from attnconv.spec import Spec
+
+SPEC = Spec((4, 4, 1), classes=3)
+
+
+def toy(examples: int = 60, seed: int = 0) -> train.Data:
+    """Three classes that differ in the row which is bright, with noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, examples).astype(np.int32)
+    inputs = rng.normal(0, 0.3, (examples, 4, 4, 1)).astype(np.float32)
+    inputs[np.arange(examples), labels] += 1
+    return train.Data(inputs, labels)
+
+
+@functools.cache
+def programs(name: str = "mlp") -> train.Programs:
+    make = functools.partial(models.family(name), SPEC, models.Size(8, 8))
+    return train.Programs(make, train.Recipe(batch=16))
+
+
+def run_of(rate: float = 0.01, seed: int = 0, steps: int = 120) -> runs.Run:
+    return runs.Run(rate, seed, runs.batch_order(np.arange(60), steps=steps, batch=16, seed=seed))
+
+
+def test_steps_are_those_of_adamw_written_out():
+    """Loshchilov and Hutter 2019, algorithm 2, in float64, on a loss with a known gradient."""
+    recipe = train.Recipe(warmup=0.5, weight_decay=0.1, clip=1.0)
+    target = np.array([[3.0, -2.0]])
+
+    def loss(params, batch):
+        del batch
+        return ((params["w"] - target) ** 2).sum() + params["b"].sum()
+
+    params = {"w": jnp.array([[1.0, 1.0]]), "b": jnp.array([0.5])}
+    state = train.TrainState(
+        params=params,
+        opt_state=recipe.optimizer().init(params),
+        step=jnp.int32(0),
+        steps=jnp.int32(4),
+        learning_rate=jnp.float32(0.3),
+    )
+    w, b = np.array([[1.0, 1.0]]), np.array([0.5])
+    m = [np.zeros_like(w), np.zeros_like(b)]
+    v = [np.zeros_like(w), np.zeros_like(b)]
+    rates = [0.5, 1.0, 0.5, 0.0]  # half the steps up, then half a cosine down
+    for t in range(1, 5):
+        expected_loss = ((w - target) ** 2).sum() + b.sum()
+        state, value = train.train_step(state, train.Data(None, None), loss=loss, recipe=recipe)
+        assert float(value) == pytest.approx(expected_loss, rel=1e-5)
+        gradient = [2 * (w - target), np.ones_like(b)]
+        norm = np.sqrt(sum((g**2).sum() for g in gradient))
+        gradient = [g / max(norm, 1.0) for g in gradient]
+        m = [0.9 * a + 0.1 * g for a, g in zip(m, gradient, strict=True)]
+        v = [0.999 * a + 0.001 * g**2 for a, g in zip(v, gradient, strict=True)]
+        hat = [
+            (a / (1 - 0.9**t)) / (np.sqrt(c / (1 - 0.999**t)) + 1e-8)
+            for a, c in zip(m, v, strict=True)
+        ]
+        rate = 0.3 * rates[t - 1]
+        w, b = w - rate * (hat[0] + 0.1 * w), b - rate * hat[1]
+        np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
+        np.testing.assert_allclose(state.params["b"], b, rtol=1e-5)
+
+
+def test_cross_entropy_is_the_sum_written_out():
+    scores = np.random.default_rng(0).normal(size=(5, 4))
+    labels = np.array([0, 3, 1, 1, 2])
+    p = 0.9 * np.eye(4)[labels] + 0.1 / 4
+    log_softmax = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    value = train.cross_entropy(jnp.asarray(scores), jnp.asarray(labels), smoothing=0.1)
+    assert float(value) == pytest.approx(-(p * log_softmax).sum(1).mean(), rel=1e-5)
+
+
+def test_order_uses_every_example_equally_often():
+    order = runs.batch_order(np.arange(7) * 10, steps=14, batch=4, seed=3)
+    assert order.shape == (14, 4)
+    assert np.bincount(order.ravel() // 10).tolist() == [8] * 7
+    assert sorted(order.ravel()[:7]) == list(range(0, 70, 10))
+    assert not np.array_equal(order, runs.batch_order(np.arange(7) * 10, steps=14, batch=4, seed=4))
+
+
+def test_training_learns_and_repeats_to_the_bit():
+    data, held_out = toy(), toy(200, seed=1)
+    first, again, other = (
+        runs.train_one(programs(), data, run, validation=held_out)
+        for run in (run_of(), run_of(), run_of(seed=1))
+    )
+    assert first.train.accuracy == 1.0
+    assert first.validation.accuracy > 0.95
+    assert first.validation.loss < 0.4
+    chex.assert_trees_all_equal(first.params, again.params)
+    assert first.validation == again.validation
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(first.params, other.params)
+
+
+@pytest.mark.parametrize("name", ["cnn", "attention"])
+def test_on_each_core_or_as_one_program_is_the_same(name):
+    data = toy()
+    grid = [run_of(rate, seed, steps=30) for rate in (0.003, 0.01) for seed in (0, 1)]
+    apart = runs.train_all(programs(name), data, grid, validation=data)
+    together = runs.train_together(programs(name), data, grid, validation=data)
+    for a, b in zip(apart, together, strict=True):
+        chex.assert_trees_all_close(a.params, b.params, rtol=2e-3, atol=2e-4)
+    alone = runs.train_one(programs(name), data, grid[2], validation=data)
+    chex.assert_trees_all_equal(apart[2].params, alone.params)
+
+
+def test_data_that_stay_on_the_host_train_the_same(monkeypatch):
+    data = toy()
+    on_device = runs.train_one(programs(), runs.place(data), run_of(), validation=data)
+    monkeypatch.setattr(runs, "HOST_BYTES", 100)
+    assert runs.place(data) is data
+    streamed = runs.train_one(programs(), data, run_of(), validation=data)
+    chex.assert_trees_all_equal(on_device.params, streamed.params)
+
+
+def test_one_program_serves_runs_of_any_length_and_rate():
+    own = train.Programs(
+        functools.partial(models.family("mlp"), SPEC, models.Size(8, 8)), train.Recipe(batch=16)
+    )
+    data = runs.place(toy())
+    for rate, steps in ((0.01, 30), (0.02, 150), (0.03, 101)):
+        runs.train_one(own, data, run_of(rate, steps=steps), validation=toy(300))
+    assert own.advance._cache_size() == own.predict._cache_size() == 1
+
+
+def test_predict_scores_every_example_in_order():
+    inputs = toy(300).inputs
+    params = programs().init(0.01, 1, 0).params
+    scores = train.predict(programs(), params, inputs)
+    assert scores.shape == (300, 3)
+    some = train.predict(programs(), params, inputs[250:260])
+    np.testing.assert_allclose(scores[250:260], some, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    data = toy()
+    data.inputs[5] = np.inf
+    with pytest.raises(UsageError, match=r"learning_rate=0.01: expected a finite loss, got nan"):
+        runs.train_one(programs(), data, run_of(), validation=toy())
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path):
+    data = toy()
+
+    def saved(**options):
+        return checkpoint.train_saved(
+            programs(), data, run_of(), out=tmp_path, every=25, validation=data, **options
+        )
+
+    seen = []
+
+    def stop(steps):
+        seen.append(steps)
+        if sum(seen) > 70:
+            raise Killed
+
+    with pytest.raises(Killed):
+        saved(resume=True, on_steps=stop)
+    assert [line["step"] for line in checkpoint.read_metrics(tmp_path / "metrics.jsonl")] == [
+        25,
+        50,
+    ]
+    counted = []
+    resumed = saved(resume=True, on_steps=counted.append)
+    assert counted == [50, 25, 25, 20]
+    lines = checkpoint.read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [25, 50, 75, 100, 120]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["validation"] == resumed.validation.accuracy
+
+    straight = runs.train_one(programs(), data, run_of(), validation=data)
+    chex.assert_trees_all_equal(straight.params, resumed.params)
+
+    afresh = []
+    chex.assert_trees_all_equal(saved(resume=False, on_steps=afresh.append).params, resumed.params)
+    assert afresh == [25, 25, 25, 25, 20]
+    assert jax.tree.leaves(resumed.params)
