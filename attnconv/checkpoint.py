@@ -1,8 +1,6 @@
 """A run that survives a kill: its state on disk, and one line of measurements for each part."""
 
 import json
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,6 @@ def train_saved(
     *,
     out: Path,
     every: int,
-    resume: bool,
     validation: train.Data,
     on_steps: Callable[[int], None] = lambda n: None,
 ) -> runs.Trained:
@@ -33,13 +30,10 @@ def train_saved(
       run: which run.
       out: the folder for `checkpoints/` and `metrics.jsonl`.
       every: steps between two states on disk.
-      resume: whether to go on from a state on disk, or to start again.
       validation: what it is scored on along the way.
       on_steps: is told how many steps were done.
     """
     folder, metrics = (out / "checkpoints").resolve(), out / "metrics.jsonl"
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
     keep_newest = ocp.CheckpointManagerOptions(max_to_keep=1)
     with ocp.CheckpointManager(folder, options=keep_newest) as manager:
         step, state = manager.latest_step() or 0, None
@@ -49,18 +43,17 @@ def train_saved(
             on_steps(step)
         lines = [line for line in read_metrics(metrics) if line["step"] <= step]
         before = lines[-1]["seconds"] if lines else 0.0
-        began = time.perf_counter()
 
-        def save(state: train.TrainState, loss: float) -> None:
+        def save(state: train.TrainState, loss: float, seconds: float) -> None:
             step = int(state.step)
+            score = train.evaluate(programs, state.params, validation).accuracy
+            line = {"step": step, "loss": loss, "validation": score, "seconds": before + seconds}
+            lines.append(line)
+            # The line first: one without its state is dropped on resuming, the reverse is not.
+            results.write_whole(metrics, "".join(json.dumps(line) + "\n" for line in lines))
             manager.save(step, args=ocp.args.StandardSave(state))
             # The state's buffers are given to the next step, so it must have been copied by then.
             manager.wait_until_finished()
-            seconds = before + time.perf_counter() - began
-            score = train.evaluate(programs, state.params, validation).accuracy
-            line = {"step": step, "loss": loss, "validation": score, "seconds": seconds}
-            lines.append(line)
-            results.write_whole(metrics, "".join(json.dumps(line) + "\n" for line in lines))
 
         trained = runs.train_one(
             programs,

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError
+from attnconv.functional import windows
 
 he_normal = nnx.initializers.he_normal()
 
@@ -31,6 +32,14 @@ class Conv(nnx.Conv):
         kwargs.setdefault("conv_general_dilated", F.conv_general_dilated)
         super().__init__(*args, **kwargs)
 
+    def __call__(self, inputs: Array, *args: Any, **kwargs: Any) -> Array:
+        if self.padding == "VALID":
+            rank = len(self.kernel_size)
+            dilation = 1 if self.kernel_dilation is None else self.kernel_dilation
+            spans = windows.spans(self.kernel_size, windows.per_axis("dilation", dilation, rank))
+            windows.check_fits(inputs.shape[-rank - 1 : -1], spans)
+        return super().__call__(inputs, *args, **kwargs)
+
 
 def attention_fn(
     query: Float[Array, "*B T N K"],
@@ -42,15 +51,16 @@ def attention_fn(
     dropout_rate: float = 0.0,
     deterministic: bool = False,
     is_causal: bool = False,
+    precision: Any = None,
     module: nnx.Module | None = None,
     **kwargs: Any,
 ) -> Float[Array, "*B T N K"]:
     """`functional.dot_product_attention` as the `attention_fn=` of `nnx.MultiHeadAttention`.
 
-    Dropout inside the softmax and sown weights need the whole matrix: Flax's own function does
-    those two.
+    Dropout inside the softmax, sown weights and a precision need the whole matrix: Flax's own
+    function does those. Flax makes some of its masks as numbers: what is not zero attends.
     """
-    if module is not None or (dropout_rate > 0.0 and not deterministic):
+    if module is not None or precision is not None or (dropout_rate > 0.0 and not deterministic):
         return nnx.dot_product_attention(
             query,
             key,
@@ -60,10 +70,12 @@ def attention_fn(
             dropout_rate=dropout_rate,
             deterministic=deterministic,
             is_causal=is_causal,
+            precision=precision,
             module=module,
             **kwargs,
         )
     batch = query.shape[:-3]
+    mask = None if mask is None else mask != 0
 
     def flat(x: Array, rank: int) -> Array:
         """Several batch axes as one, since the functional form takes one or none."""
@@ -166,7 +178,7 @@ class PositionEmbedding(nnx.Module):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (length, features)))
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return x + self.embedding[...].astype(x.dtype)
+        return x + F.positions.learned(self.embedding[...], x.shape[1]).astype(x.dtype)
 
 
 class EncoderBlock(nnx.Module):

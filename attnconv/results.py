@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,26 +43,36 @@ def claim(out: Path, config: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(config))
     if path.exists():
         try:
-            found = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise UsageError(f"out={out}: expected JSON in config.json, got {error}") from None
+            found = dict(json.loads(path.read_text()))
+        except (OSError, TypeError, ValueError) as error:
+            raise UsageError(f"out={out}: expected a JSON object in config.json: {error}") from None
         if found != wanted:
             keys = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
             differences = ", ".join(
                 f"{k}={json.dumps(found.get(k))} there, {json.dumps(wanted.get(k))} asked"
                 for k in keys
             )
-            raise UsageError(f"out={out} holds another configuration's results: {differences}")
+            raise UsageError(
+                f"out={out} holds another configuration's results: {differences}; name another out"
+            )
         return
     if (out / "results.jsonl").exists():
         raise UsageError(f"out={out}: expected a config.json beside its results.jsonl, found none")
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        write_json(path, wanted)
+    except OSError as error:
         raise UsageError(
-            f"out={out}: expected a folder that can be made, got {error.strerror}"
+            f"out={out}: expected a folder that can be made and written, got {error.strerror}"
         ) from None
-    write_json(path, wanted)
+
+
+def forget(out: Path) -> None:
+    """Removes what was trained in the folder, so that its configuration is run again."""
+    for name in ("results.jsonl", "metrics.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    for name in ("predictions", "checkpoints"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -72,7 +83,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    *lines, tail = path.read_text().split("\n")
+    *lines, _ = path.read_text().split("\n")  # every whole row ends in a newline
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -82,7 +93,6 @@ def read_rows(path: Path) -> list[Row]:
         if not isinstance(row, dict) or set(row) != set(COLUMNS):
             raise UsageError(f"{path} line {number}: expected the columns {' '.join(COLUMNS)}")
         rows.append(row)
-    del tail  # every whole row ends in a newline, so what follows the last one is a cut one
     return rows
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class Trained(NamedTuple):
 
 def batch_order(examples: np.ndarray, *, steps: int, batch: int, seed: int) -> np.ndarray:
     """Indices `[steps, batch]`: seeded permutations of the examples one after the other."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 2])  # apart from the draws of splits and subsets
     passes = [rng.permutation(examples) for _ in range(-(-steps * batch // len(examples)))]
     return np.concatenate(passes)[: steps * batch].reshape(steps, batch).astype(np.int32)
 
@@ -72,7 +73,7 @@ def train_one(
     *,
     validation: Data,
     on_steps: Callable[[int], None] = lambda n: None,
-    save: Callable[[TrainState, float], None] | None = None,
+    save: Callable[[TrainState, float, float], None] | None = None,
     save_every: int = 1,
     state: TrainState | None = None,
 ) -> Trained:
@@ -84,8 +85,8 @@ def train_one(
       run: which run.
       validation: what it is scored on after its last step.
       on_steps: is told how many steps were done.
-      save: is given the state and the mean loss of the last steps, at each multiple of
-        `save_every` and at the end.
+      save: is given the state, the mean loss of the last steps and the seconds of training, at
+        each multiple of `save_every` and at the end.
       save_every: see `save`.
       state: where to go on from.
 
@@ -95,21 +96,21 @@ def train_one(
     steps = len(run.order)
     if state is None:
         state = programs.init(run.learning_rate, steps, run.seed)
-    began = time.perf_counter()
-    start = int(state.step)
+    start, seconds = int(state.step), 0.0
     losses: list[float] = []
     while start < steps:
         count = min(CHUNK, steps - start)
         if save is not None:
             count = min(count, save_every - start % save_every)
+        began = time.perf_counter()
         state, loss = programs.advance(state, *batches(data, run.order, start, count))
         start += count
         losses += [check_loss(float(loss), run, start)] * count
+        seconds += time.perf_counter() - began
         on_steps(count)
         if save is not None and (start % save_every == 0 or start == steps):
-            save(state, sum(losses) / len(losses))
+            save(state, sum(losses) / len(losses), seconds)
             losses = []
-    seconds = time.perf_counter() - began
     seen = score_seen(programs, data, run, state.params)
     return Trained(state.params, seen, evaluate(programs, state.params, validation), seconds)
 
@@ -169,17 +170,43 @@ def train_all(
     state = programs.init(runs[0].learning_rate, len(runs[0].order), runs[0].seed)
     state, _ = programs.advance(state, *batches(data, runs[0].order, 0, 0))
     evaluate(programs, state.params, Data(*(part[:1] for part in validation)))
-    one = functools.partial(train_one, programs, data, validation=validation, on_steps=on_steps)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(one, runs))
+    stopped = threading.Event()
+
+    def count(steps: int) -> None:
+        if stopped.is_set():
+            raise concurrent.futures.CancelledError
+        on_steps(steps)
+
+    one = functools.partial(train_one, programs, data, validation=validation, on_steps=count)
+    with concurrent.futures.ThreadPoolExecutor(at_once()) as pool:
+        futures = [pool.submit(one, run) for run in runs]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        except BaseException:
+            # What a run or the person at the keyboard ended, the other runs need not finish.
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def at_once() -> int:
+    """How many runs `train_all` trains at the same time, each apart from the others."""
+    return cores() if jax.default_backend() == "cpu" else 1
 
 
 def score_seen(programs: Programs, data: Data, run: Run, params: chex.ArrayTree) -> Score:
     """How well a run does on the examples that it was trained on."""
     seen = np.unique(run.order)
-    return evaluate(
-        programs, params, Data(np.asarray(data.inputs)[seen], np.asarray(data.labels)[seen])
-    )
+    return evaluate(programs, params, Data(data.inputs[seen], data.labels[seen]))
 
 
 def check_loss(loss: float, run: Run, step: int) -> float:

@@ -3,10 +3,8 @@
 import dataclasses
 import functools
 import hashlib
-import os
 import platform
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +18,13 @@ from attnconv.errors import UsageError
 
 METRIC = "accuracy"
 RECIPE = train.Recipe()
+MOST_SEED = 2**31  # seeds are 32-bit integers on the device
 CONFIDENCE = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What is compared. Every field decides results, so together they identify them."""
+    """What is compared: with the data themselves, all that a result depends on."""
 
     task: str
     models: tuple[str, ...]
@@ -50,8 +49,10 @@ class Config:
         for rate in self.learning_rates:
             if not 0 < rate < float("inf"):
                 raise UsageError(f"learning_rates={rate}: expected positive finite numbers")
-        if self.seed < 0:
-            raise UsageError(f"seed={self.seed}: expected a number from 0")
+        if not 0 <= self.seed <= MOST_SEED - self.seeds:
+            raise UsageError(
+                f"seed={self.seed}: expected a number from 0 to {MOST_SEED - self.seeds}"
+            )
         if (self.match == "none") != (self.budget is None):
             raise UsageError(
                 f"match={self.match}, budget={self.budget}: expected a budget to match params or "
@@ -94,6 +95,7 @@ def run(
     config: Config,
     out: Path,
     *,
+    keep: bool = True,
     train_runs: Trainer = runs.train_all,
     on_start: Callable[[list[Cell], list[Cell]], None] = lambda cells, finished: None,
     on_steps: Callable[[Cell, int], None] = lambda cell, steps: None,
@@ -104,6 +106,7 @@ def run(
     Args:
       config: what to compare.
       out: the folder of the results.
+      keep: whether to keep what is finished in `out`, or to start again.
       train_runs: how the runs of a cell are trained; has the signature of `runs.train_all`.
       on_start: is given all cells and those that are finished.
       on_steps: is told a cell and how many steps of it were done.
@@ -112,10 +115,11 @@ def run(
     Raises:
       UsageError: what cannot be served, before anything is trained; a loss that is not finite.
     """
-    began = time.perf_counter()
     task = tasks.load(config.task, data_dir=config.data_dir, seed=config.seed)
     cells = plan(config, task)
-    results.claim(out, {**dataclasses.asdict(config), "data": fingerprint(task)})
+    results.claim(out, identity(config, task))
+    if not keep:
+        results.forget(out)
 
     path = out / "results.jsonl"
     rows, finished = [], []
@@ -140,7 +144,19 @@ def run(
         rows += new
         results.write_rows(path, rows)
         on_finish(cell, new)
-    return summary(config, task, cells, rows, out, time.perf_counter() - began)
+    return summary(config, task, cells, rows, out)
+
+
+def identity(config: Config, task: tasks.Task) -> dict[str, Any]:
+    """What results must agree in to stand in one folder; where the data lie does not matter."""
+    asked = dataclasses.asdict(config)
+    del asked["data_dir"]
+    return {
+        **asked,
+        "data": fingerprint(task),
+        "recipe": dataclasses.asdict(RECIPE),
+        "version": attnconv.__version__,
+    }
 
 
 def run_cell(
@@ -221,7 +237,6 @@ def summary(
     cells: Sequence[Cell],
     rows: Sequence[results.Row],
     out: Path,
-    seconds: float,
 ) -> dict[str, Any]:
     """Everything that the report says, as JSON values."""
     scores = {}
@@ -272,7 +287,8 @@ def summary(
         },
         "config": dataclasses.asdict(config),
         "environment": environment(),
-        "seconds": seconds,
+        "seconds": sum(row["seconds"] for row in rows),
+        "runs_at_once": runs.at_once(),
         "metric": METRIC,
         "confidence": CONFIDENCE,
         "cells": [cell_summary(cell) for cell in cells],
@@ -296,7 +312,7 @@ def environment() -> dict[str, str]:
         "attnconv": attnconv.__version__,
         "python": sys.version.split()[0],
         "jax": jax.__version__,
-        "device": f"cpu: {processor()}, {os.cpu_count()} cores"
+        "device": f"cpu: {processor()}, {runs.cores()} cores"
         if device.platform == "cpu"
         else f"{jax.local_device_count()} x {device.device_kind}",
     }

@@ -20,7 +20,7 @@ EVALUATION_BATCH = 256
 class Recipe:
     """How every model is trained; runs differ in learning rate, steps and seed.
 
-    AdamW (Loshchilov and Hutter 2019) with decay on matrices only; the learning rate warms up
+    AdamW (Loshchilov and Hutter 2019) with decay on kernels only; the learning rate warms up
     linearly over `warmup` of the steps and falls along a cosine to zero; gradients are clipped to
     the norm `clip`; labels are smoothed (Szegedy et al. 2016), which on the validation split of
     digits gained 0.2 to 0.7 points for every family that was tried.
@@ -39,7 +39,7 @@ class Recipe:
             optax.adamw(
                 1.0,
                 weight_decay=self.weight_decay,
-                mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+                mask=kernels,
             ),
         )
 
@@ -54,6 +54,13 @@ class Recipe:
         done = (step + 1) / steps
         falling = jnp.clip((done - self.warmup) / (1 - self.warmup), 0, 1)
         return jnp.minimum(done / self.warmup, (1 + jnp.cos(jnp.pi * falling)) / 2)
+
+
+def kernels(params: chex.ArrayTree) -> chex.ArrayTree:
+    """True for the parameters named kernel: not for biases, norms and position embeddings."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(part, "key", None) == "kernel" for part in path), params
+    )
 
 
 class Data(NamedTuple):
@@ -176,7 +183,7 @@ class Programs:
 
 def predict(programs: Programs, params: chex.ArrayTree, inputs: Any) -> np.ndarray:
     """Scores `[B, classes]` of any number of examples, by one compiled program."""
-    scores = []
+    inputs, scores = np.asarray(inputs), []
     for start in range(0, len(inputs), EVALUATION_BATCH):
         batch = inputs[start : start + EVALUATION_BATCH]
         missing = EVALUATION_BATCH - len(batch)
@@ -189,4 +196,4 @@ def evaluate(programs: Programs, params: chex.ArrayTree, data: Data) -> Score:
     """Accuracy, and mean cross-entropy in nats without smoothing."""
     scores = predict(programs, params, data.inputs)
     loss = cross_entropy(jnp.asarray(scores), jnp.asarray(data.labels))
-    return Score(float((scores.argmax(-1) == data.labels).mean()), float(loss))
+    return Score(float((scores.argmax(-1) == np.asarray(data.labels)).mean()), float(loss))

@@ -1,6 +1,7 @@
 """What every entrypoint shares: the flags of a study, errors as one line, the progress bar."""
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,22 +73,22 @@ def numbers(flag: str, values: Sequence[str], kind: Callable[[str], Any]) -> tup
     return tuple(parsed)
 
 
-def train_sizes(values: Sequence[str]) -> tuple[int | None, ...]:
+def train_sizes(flag: str, values: Sequence[str]) -> tuple[int | None, ...]:
     """Numbers of training examples, None for all."""
-    return numbers("train_sizes", values, lambda v: None if v == "all" else int(v))
+    return numbers(flag, values, lambda v: None if v == "all" else int(v))
 
 
 def run_study(config: study.Config, out: Path, **options: Any) -> None:
     """Runs what is not finished, writes the report and prints the table and the findings."""
-    progress = Progress(config.seeds * len(config.learning_rates))
-    summary = study.run(
-        config,
-        out,
-        on_start=progress.on_start,
-        on_steps=progress.on_steps,
-        on_finish=progress.on_finish,
-        **options,
-    )
+    with Progress(config.seeds * len(config.learning_rates)) as progress:
+        summary = study.run(
+            config,
+            out,
+            on_start=progress.on_start,
+            on_steps=progress.on_steps,
+            on_finish=progress.on_finish,
+            **options,
+        )
     summary["findings"] = report.findings(summary)
     results.write_json(out / "summary.json", summary)
     report.write(summary, out)
@@ -102,6 +103,15 @@ class Progress:
     def __init__(self, runs_per_cell: int):
         self.runs_per_cell = runs_per_cell
         self.done = self.cells = 0
+        self.bar: Any = None
+        self.lock = threading.Lock()  # runs on several cores count their steps here
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
     def on_start(self, cells: Sequence[Any], finished: Sequence[Any]) -> None:
         self.cells, self.done = len(cells), len(finished)
@@ -115,8 +125,9 @@ class Progress:
         )
 
     def on_steps(self, cell: Any, steps: int) -> None:
-        self.bar.set_description_str(f"{cell.model} at {cell.train_size} examples", refresh=False)
-        self.bar.update(cell.flops * steps)
+        with self.lock:
+            self.bar.set_description_str(f"{cell.model} at {cell.train_size} examples", False)
+            self.bar.update(cell.flops * steps)
 
     def on_finish(self, cell: Any, rows: Sequence[dict[str, Any]]) -> None:
         self.done += 1
@@ -127,5 +138,3 @@ class Progress:
             f"validation {validation:5.1f} %  learning rate {chosen[0]['learning_rate']:g}"
         )
         tqdm.write(line)
-        if self.done == self.cells:
-            self.bar.close()

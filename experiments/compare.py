@@ -41,7 +41,7 @@ def main() -> None:
         task=FLAGS.task,
         data_dir=FLAGS.data_dir,
         models=tuple(FLAGS.models),
-        train_sizes=common.train_sizes(FLAGS.train_sizes),
+        train_sizes=common.train_sizes("train_sizes", FLAGS.train_sizes),
         seeds=FLAGS.seeds,
         learning_rates=common.numbers("learning_rates", FLAGS.learning_rates, float),
         match=FLAGS.match,

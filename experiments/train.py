@@ -8,6 +8,8 @@ loss and the validation accuracy along the way; checkpoints. A run that was stop
 newest checkpoint.
 """
 
+import functools
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -24,42 +26,47 @@ flags.DEFINE_integer(
     None,
     "Steps between two checkpoints, and two lines of metrics.jsonl. Default: a twentieth of them.",
 )
-flags.DEFINE_boolean("resume", True, "Go on from the newest checkpoint in --out.")
+flags.DEFINE_boolean("resume", True, "Go on from what is in --out; --noresume starts again.")
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS
 
 
 def train_runs(
-    programs: train.Programs, data: train.Data, grid: list[runs.Run], **hooks: Any
+    programs: train.Programs,
+    data: train.Data,
+    grid: list[runs.Run],
+    *,
+    out: Path,
+    every: int | None,
+    **hooks: Any,
 ) -> list[runs.Trained]:
     """The one run of this entrypoint, saved along the way."""
-    every = FLAGS.checkpoint_every
+    (run,) = grid
     if every is None:
-        every = -(-len(grid[0].order) // 20)
-    out = common.out_folder("train")
-    return [
-        checkpoint.train_saved(
-            programs, data, run, out=out, every=every, resume=FLAGS.resume, **hooks
-        )
-        for run in grid
-    ]
+        every = -(-len(run.order) // 20)
+    return [checkpoint.train_saved(programs, data, run, out=out, every=every, **hooks)]
 
 
 def main() -> None:
-    if FLAGS.checkpoint_every is not None and FLAGS.checkpoint_every < 1:
-        raise UsageError(f"checkpoint_every={FLAGS.checkpoint_every}: expected a positive number")
+    every = FLAGS.checkpoint_every
+    if every is not None and every < 1:
+        raise UsageError(f"checkpoint_every={every}: expected a positive number")
+    if not 0 < FLAGS.learning_rate < float("inf"):
+        raise UsageError(f"learning_rate={FLAGS.learning_rate}: expected a positive finite number")
     config = study.Config(
         task=FLAGS.task,
         data_dir=FLAGS.data_dir,
         models=(FLAGS.model,),
-        train_sizes=common.train_sizes([FLAGS.train_size]),
+        train_sizes=common.train_sizes("train_size", [FLAGS.train_size]),
         seeds=1,
         learning_rates=(FLAGS.learning_rate,),
         match="none",
         steps=FLAGS.steps,
         seed=FLAGS.seed,
     )
-    common.run_study(config, common.out_folder("train"), train_runs=train_runs)
+    out = common.out_folder("train")
+    trainer = functools.partial(train_runs, out=out, every=every)
+    common.run_study(config, out, keep=FLAGS.resume, train_runs=trainer)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,10 @@ def direct_parameters(name: str, spec: Spec, size: Size) -> int:
     if name == "mlp":
         return (spec.values + 1) * w + (w + 1) * h + (h + 1) * classes
     if name == "cnn":
-        total, features = window * c * w + w, w
-        for _ in range(stages - 1):
-            total += window * features * 2 * features + 2 * features
-            total += window * 4 * features * features + 2 * features
-            features *= 2
-        return total + (features + 1) * h + (h + 1) * classes
+        features = [c, w, *(w * 2**stage for stage in range(1, stages) for _ in range(2))]
+        features[-1] = h
+        layers = zip(features[:-1], features[1:], strict=True)
+        return sum((window * a + 1) * b for a, b in layers) + (h + 1) * classes
     if name == "local":
         total, grid, features = 0, np.array(spec.grid), w
         for _ in range(stages):
@@ -84,8 +82,7 @@ def test_flops_are_two_for_each_multiply_add():
     size = Size(width=4, hidden=6)
     count = lambda name: models.flops(models.shapes(name, DIGITS, size), DIGITS)  # noqa: E731
     assert count("mlp") == 2 * (64 * 4 + 4 * 6 + 6 * 10)
-    convolutions = 64 * 9 * 4 + 16 * 9 * 4 * 8 + 16 * 9 * 8 * 8
-    assert count("cnn") == 2 * (convolutions + 8 * 6 + 6 * 10)
+    assert count("cnn") == 2 * (64 * 9 * 4 + 16 * 9 * 4 * 8 + 16 * 9 * 8 * 6 + 6 * 10)
     assert count("local") == 2 * (16 * 9 * 4 + 4 * 9 * 4 * 8 + 4 * 8 * 6 + 6 * 10)
     vectors = 16 * (4 * 4 + 2 * (4 * 4 * 4 + 2 * 16 * 4 + 2 * 4 * 6))
     assert count("attention") == 2 * (vectors + 4 * 10)
@@ -115,8 +112,8 @@ def test_attention_sees_a_set_until_positions_are_added():
 
 def test_cnn_ignores_where_a_pattern_is():
     """A shift that keeps the pattern away from the border, by the stride, changes nothing."""
-    model = models.build("cnn", Spec((32, 32, 1), 5), width=4, rngs=nnx.Rngs(0))
-    image = jnp.zeros((1, 32, 32, 1)).at[:, 12:15, 12:15].set(1.0)
+    model = models.build("cnn", Spec((64, 64, 1), 5), width=4, rngs=nnx.Rngs(0))
+    image = jnp.zeros((1, 64, 64, 1)).at[:, 30:33, 30:33].set(1.0)
     np.testing.assert_allclose(
         model(image), model(jnp.roll(image, (4, -4), (1, 2))), rtol=1e-4, atol=1e-6
     )

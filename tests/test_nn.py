@@ -63,6 +63,27 @@ def test_attention_takes_several_batch_axes():
     np.testing.assert_allclose(layer(x, mask=mask), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_numbers_as_mask_and_decoding_with_a_cache_are_those_of_flax():
+    ours, theirs = (
+        cls(2, 8, decode=True, rngs=nnx.Rngs(0))
+        for cls in (nn.MultiHeadAttention, nnx.MultiHeadAttention)
+    )
+    x = jax.random.normal(jax.random.key(1), (2, 5, 8))
+    mask = nnx.make_causal_mask(jnp.ones((2, 5)))
+    assert mask.dtype == jnp.float32
+    whole = ours(x, mask=mask, decode=False)
+    np.testing.assert_allclose(whole, theirs(x, mask=mask, decode=False), rtol=1e-5, atol=1e-6)
+    ours.init_cache((2, 5, 8))
+    steps = jnp.concatenate([ours(x[:, t : t + 1]) for t in range(5)], axis=1)
+    np.testing.assert_allclose(steps, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_an_image_smaller_than_the_kernel_is_refused():
+    layer = nn.Conv(1, 1, (5, 3), padding="VALID", rngs=nnx.Rngs(0))
+    with pytest.raises(UsageError, match=r"image smaller than the kernel: .* \(5, 3\).*\(4, 4\)"):
+        layer(jnp.ones((1, 4, 4, 1)))
+
+
 def test_dropout_and_sown_weights_are_those_of_flax():
     options = {"dropout_rate": 0.5, "deterministic": False, "decode": False}
     ours, theirs = (
@@ -71,8 +92,9 @@ def test_dropout_and_sown_weights_are_those_of_flax():
     )
     x = jax.random.normal(jax.random.key(1), (2, 5, 8))
     np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
-    ours(x, sow_weights=True, deterministic=True)
-    (weights,) = nnx.pop(ours, nnx.Intermediate)["attention_weights"]
+    watched = nnx.capture(ours, nnx.Intermediate)
+    _, sown = watched(x, sow_weights=True, deterministic=True)
+    (weights,) = sown["attention_weights"].get_value()
     np.testing.assert_allclose(weights.sum(-1), np.ones((2, 2, 5)), rtol=1e-5)
 
 

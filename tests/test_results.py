@@ -53,13 +53,13 @@ def test_a_folder_belongs_to_one_configuration(tmp_path):
 
 def test_a_folder_that_cannot_be_claimed(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="expected a folder that can be made"):
+    with pytest.raises(UsageError, match="expected a folder that can be made and written"):
         results.claim(tmp_path / "file", {})
     (tmp_path / "results.jsonl").write_text("")
     with pytest.raises(UsageError, match=r"expected a config.json beside its results.jsonl"):
         results.claim(tmp_path, {})
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UsageError, match=r"expected JSON in config.json"):
+    with pytest.raises(UsageError, match=r"expected a JSON object in config.json"):
         results.claim(tmp_path, {})
 
 

@@ -3,7 +3,6 @@
 import functools
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,9 +40,9 @@ def test_steps_are_those_of_adamw_written_out():
 
     def loss(params, batch):
         del batch
-        return ((params["w"] - target) ** 2).sum() + params["b"].sum()
+        return ((params["kernel"] - target) ** 2).sum() + params["b"].sum()
 
-    params = {"w": jnp.array([[1.0, 1.0]]), "b": jnp.array([0.5])}
+    params = {"kernel": jnp.array([[1.0, 1.0]]), "b": jnp.array([0.5])}
     state = train.TrainState(
         params=params,
         opt_state=recipe.optimizer().init(params),
@@ -70,7 +69,7 @@ def test_steps_are_those_of_adamw_written_out():
         ]
         rate = 0.3 * rates[t - 1]
         w, b = w - rate * (hat[0] + 0.1 * w), b - rate * hat[1]
-        np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
+        np.testing.assert_allclose(state.params["kernel"], w, rtol=1e-5)
         np.testing.assert_allclose(state.params["b"], b, rtol=1e-5)
 
 
@@ -173,13 +172,13 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        saved(resume=True, on_steps=stop)
+        saved(on_steps=stop)
     assert [line["step"] for line in checkpoint.read_metrics(tmp_path / "metrics.jsonl")] == [
         25,
         50,
     ]
     counted = []
-    resumed = saved(resume=True, on_steps=counted.append)
+    resumed = saved(on_steps=counted.append)
     assert counted == [50, 25, 25, 20]
     lines = checkpoint.read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [25, 50, 75, 100, 120]
@@ -188,8 +187,3 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path):
 
     straight = runs.train_one(programs(), data, run_of(), validation=data)
     chex.assert_trees_all_equal(straight.params, resumed.params)
-
-    afresh = []
-    chex.assert_trees_all_equal(saved(resume=False, on_steps=afresh.append).params, resumed.params)
-    assert afresh == [25, 25, 25, 25, 20]
-    assert jax.tree.leaves(resumed.params)

@@ -117,7 +117,7 @@ def conv_transpose(
     stride = windows.per_axis("stride", stride, rank)
     dilation = windows.per_axis("dilation", dilation, rank)
     window = windows.per_axis("window", kernel.shape[:rank], rank)
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    spans = windows.spans(window, dilation)
     if isinstance(padding, str):
         name = padding.upper()
         pairs = tuple(
@@ -178,7 +178,7 @@ def conv_general_dilated(
     ones = (1,) * (rhs.ndim - 2)
     dilation = ones if rhs_dilation is None else tuple(rhs_dilation)
     if isinstance(padding, str):
-        spans = [(k - 1) * d + 1 for k, d in zip(rhs.shape, dilation, strict=False)]
+        spans = windows.spans(rhs.shape[:-2], dilation)
         padding = lax.padtype_to_pads(lhs.shape[1:-1], spans, window_strides, padding)
     geometry = lowering.Geometry(
         stride=tuple(window_strides),

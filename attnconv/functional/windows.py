@@ -63,15 +63,24 @@ def place(
     rank = len(spatial)
     window = per_axis("window", window, rank)
     stride, dilation = per_axis("stride", stride, rank), per_axis("dilation", dilation, rank)
-    spans = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=True)]
+    extents = spans(window, dilation)
     if isinstance(padding, str):
-        axes = zip(spatial, spans, stride, strict=True)
+        axes = zip(spatial, extents, stride, strict=True)
         pairs = tuple(_named_pair(padding.upper(), *axis) for axis in axes)
     else:
         pairs = explicit_pairs(padding, rank)
-    check_fits([n + sum(pair) for n, pair in zip(spatial, pairs, strict=True)], spans)
+    check_fits([n + sum(pair) for n, pair in zip(spatial, pairs, strict=True)], extents)
     geometry = Geometry(stride, pairs, dilation, input_dilation=(1,) * rank)
     return geometry, geometry.output_size(spatial, window)
+
+
+def spans(window: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """How many positions a dilated window covers along each axis.
+
+    >>> spans((3, 5), (1, 2))
+    (3, 9)
+    """
+    return tuple((k - 1) * d + 1 for k, d in zip(window, dilation, strict=True))
 
 
 def extend(
@@ -114,8 +123,8 @@ def check_fits(sizes: Sequence[int], spans: Sequence[int]) -> None:
     """Raises ValueError where a window spans more than the padded image has."""
     if any(n < span for n, span in zip(sizes, spans, strict=True)):
         raise UsageError(
-            f"image smaller than the kernel: expected at least {tuple(spans)} positions, padding "
-            f"included, came {tuple(sizes)}"
+            f"x: image smaller than the kernel: expected at least {tuple(spans)} positions, "
+            f"padding included, came {tuple(sizes)}"
         )
 
 

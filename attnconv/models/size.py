@@ -74,9 +74,9 @@ def fit(
         if stretch <= 4 and abs(cost(Size(width, hidden)) - budget) <= TOLERANCE * budget:
             fits.append((stretch, Size(width, hidden)))
     if not fits:
-        smallest = cost(Size(multiple, max(1, nominal(multiple).hidden // 4)))
+        near = sorted({cost(nominal(max(low, 1) * multiple)), cost(nominal(high * multiple))})
         raise UsageError(
             f"budget={budget}: expected a number of {what} that some width reaches within 2 %, "
-            f"and its smallest is {smallest}"
+            f"such as {' or '.join(map(str, near))}"
         )
     return min(fits, key=lambda f: (f[0], f[1].width))[1]

@@ -86,7 +86,7 @@ def by_cost(summary: Summary) -> Figure:
         for cell, x in zip(cells, cost_positions(cells, key), strict=True):
             _error_bars(axes, [x], [cell], looks[cell["model"]], line="")
         costs = [cell[key] for cell in cells]
-        _log_axis(axes, costs, log_ticks(costs), values.short)
+        _log_axis(axes, costs, cost_ticks(cells, key), values.short)
         axes.set_xlabel(cost_label(cells, key, label))
     _score_axis(panels[0], summary)
     figure.suptitle(f"{values.title(summary)}, {values.count(size)} training examples", fontsize=10)
@@ -195,6 +195,12 @@ def matched(cells: Sequence[Row], key: str) -> bool:
     """Whether several cells cost the same within a tenth, too close to tell apart on the axis."""
     costs = [cell[key] for cell in cells]
     return len(costs) > 1 and max(costs) <= 1.1 * min(costs)
+
+
+def cost_ticks(cells: Sequence[Row], key: str) -> list[float]:
+    """Ticks of the axis of a cost; where it was matched, the one value that all share."""
+    costs = [float(cell[key]) for cell in cells]
+    return [math.sqrt(min(costs) * max(costs))] if matched(cells, key) else log_ticks(costs)
 
 
 def cost_label(cells: Sequence[Row], key: str, label: str) -> str:

@@ -56,13 +56,15 @@ def _budget(summary: Summary) -> str:
     else:
         goal = "" if budget is None else f" ({budget:,})"
         sized = f"The width of each family is chosen so that all have the same {what}{goal}"
+    many = summary.get("runs_at_once", 1)
+    at_once = "alone" if many == 1 else f"where {many} runs shared it"
     steps = {}
     for cell in summary["cells"]:
         steps[cell["train_size"]] = f"{cell['steps']:,} at {values.count(cell['train_size'])}"
     return (
         f"Budget. {sized}; at a train size all train for the same number of steps "
         f"({', '.join(steps.values())}). FLOPs are those of one forward pass for one example; "
-        f"seconds are those of training one run on the device named below."
+        f"seconds are those of training one run on the device named below, {at_once}."
     )
 
 

@@ -114,7 +114,7 @@ def _body(summary: Summary, title: str, divs: dict[str, Any]) -> Iterable[str]:
     yield from map(_paragraph, method.paragraphs(summary))
     yield _items(method.SOURCES, kind="soft")
     yield "<h2>Task, configuration and environment</h2>"
-    seconds = ("seconds for the whole", values.short(summary["seconds"]))
+    seconds = ("seconds of training, all runs", values.short(summary["seconds"]))
     yield _table((["task", ""], [list(row) for row in method.about(summary)]), kind="words")
     _, rows = tables.settings(summary["config"])
     yield _table((["configuration", ""], rows), kind="words")

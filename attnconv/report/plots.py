@@ -55,7 +55,7 @@ def by_cost(summary: Summary, key: str, label: str) -> figure:
     """Test scores at the largest train size against one cost."""
     cells = values.cells_at(summary, values.train_sizes(summary)[-1])
     costs = [cell[key] for cell in cells]
-    plot = _score_plot(summary, costs, figures.log_ticks(costs), values.short, height=340)
+    plot = _score_plot(summary, costs, figures.cost_ticks(cells, key), values.short, height=340)
     plot.xaxis.axis_label = figures.cost_label(cells, key, label)
     looks = values.styles(values.models(summary))
     for cell, x in zip(cells, figures.cost_positions(cells, key), strict=True):

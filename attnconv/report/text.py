@@ -52,7 +52,7 @@ def markdown(summary: Summary) -> str:
     parts += ["", "## Task", ""]
     parts += [f"- {name}: {_escaped(value)}" for name, value in method.about(summary)]
     parts += ["", "## Environment", "", *_markdown_table(tables.settings(summary["environment"]))]
-    parts += ["", f"The whole took {values.short(summary['seconds'])} seconds."]
+    parts += ["", f"All runs together trained for {values.short(summary['seconds'])} seconds."]
     parts += ["", "## Configuration", "", *_markdown_table(tables.settings(summary["config"]))]
     return "\n".join(parts) + "\n"
 

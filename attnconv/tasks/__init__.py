@@ -1,6 +1,7 @@
 """Tasks: labelled examples by name, cut into train, validation and test and standardised."""
 
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 
@@ -63,9 +64,11 @@ def load(
 
 
 def _read(name: str, data_dir: str | os.PathLike[str] | None) -> Raw:
+    root = None if data_dir is None else Path(os.path.expanduser(data_dir))
+    if root is not None and not root.is_dir():
+        raise UsageError(f"data_dir={str(root)!r}: there is no such folder{_near(root)}")
     if name in embedded.SOURCES:
         return embedded.SOURCES[name]()
-    root = None if data_dir is None else Path(os.path.expanduser(data_dir))
     prepared = None if root is None else tfds.find(name, root)
     if prepared is not None:
         return tfds.read(name, prepared)
@@ -73,5 +76,14 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None) -> Raw:
     if os.path.exists(path):
         return files.read(Path(path))
     if name.startswith((".", "~", os.sep)) or name.endswith(".npz"):
-        raise UsageError(f"task {name!r}: there is no such file or folder")
+        raise UsageError(f"task {name!r}: there is no such file or folder{_near(Path(path))}")
     raise tfds.missing(name, root, names())
+
+
+def _near(path: Path) -> str:
+    """The near matches of a path that is not there, among what lies beside where it would be."""
+    beside = [entry.name for entry in path.parent.glob("*")]
+    near = difflib.get_close_matches(path.name, beside, cutoff=0.5)
+    return (
+        f"; did you mean {' or '.join(repr(str(path.parent / n)) for n in near)}?" if near else ""
+    )

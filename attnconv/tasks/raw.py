@@ -95,8 +95,10 @@ def validate(raw: Raw) -> None:
     classes = len(raw.class_names)
     expected = raw.splits["train"][0]
     for split, (inputs, labels) in raw.splits.items():
-        if labels.size == 0:
-            raise UsageError(f"{raw.name}: the {split} split is empty")
+        if labels.size < 2:
+            raise UsageError(
+                f"{raw.name}: expected at least 2 examples in the {split} split, got {labels.size}"
+            )
         if (inputs.shape[1:], inputs.dtype) != (expected.shape[1:], expected.dtype):
             raise UsageError(
                 f"{raw.name}: expected examples of shape {expected.shape[1:]} and dtype "

@@ -78,7 +78,7 @@ class Task:
             raise UsageError(f"train_size={size}: expected at least 1")
         if size is not None and size > labels.size:
             raise UsageError(f"train_size={size}: {self.name} has {labels.size} training examples")
-        rng = _generator(seed)
+        rng = _generator(seed, 1)
         shuffled = rng.permutation(labels.size)
         rounds = _rank_in_class(labels[shuffled])
         return shuffled[np.lexsort((rng.random(labels.size), rounds))][:size]
@@ -117,7 +117,7 @@ def assemble(raw: Raw, *, seed: int) -> Task:
 def _splits(raw: Raw, seed: int) -> dict[str, Examples]:
     """The official splits, and what is missing cut from the training split."""
     inputs, labels = raw.splits["train"]
-    rng = _generator(seed)
+    rng = _generator(seed, 0)
     splits = dict(raw.splits)
     train = np.arange(labels.size)
     test_size = -(-labels.size * TEST_PERCENT // 100)
@@ -157,10 +157,11 @@ def _rank_in_class(labels: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _generator(seed: int) -> np.random.Generator:
+def _generator(seed: int, purpose: int) -> np.random.Generator:
+    """Draws for one purpose, apart from those of the same seed for another."""
     if seed < 0:
         raise UsageError(f"seed={seed}: expected 0 or more")
-    return np.random.default_rng(seed)
+    return np.random.default_rng([seed, purpose])
 
 
 def _blocks(inputs: np.ndarray, channels: int) -> Iterator[tuple[slice, np.ndarray]]:

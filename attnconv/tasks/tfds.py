@@ -65,8 +65,6 @@ def missing(name: str, data_dir: Path | None, embedded: Sequence[str]) -> UsageE
     >>> print(missing("mnist", None, ["digits"]))  # doctest: +ELLIPSIS
     unknown task 'mnist'. Known: digits. No data_dir was given to look for ...
     """
-    if data_dir is not None and not data_dir.is_dir():
-        return UsageError(f"data_dir={str(data_dir)!r}: there is no such folder")
     known = [*embedded, *(prepared(data_dir) if data_dir is not None else [])]
     where = (
         "No data_dir was given to look for a TFDS set of that name"
@@ -90,6 +88,7 @@ def read(name: str, folder: Path) -> Raw:
       UsageError: if its features are others or it cannot be read without TensorFlow.
     """
     import tensorflow_datasets as tfds  # slow to import, and other tasks do without it
+    from google.protobuf import json_format
 
     with _quiet():
         try:
@@ -98,6 +97,10 @@ def read(name: str, folder: Path) -> Raw:
             raise UsageError(
                 f"{name}: its features cannot be read without {error.name}; expected one image "
                 "and one class label"
+            ) from error
+        except (OSError, ValueError, json_format.ParseError) as error:
+            raise UsageError(
+                f"{name}: expected a whole prepared set in {folder}, got {_one_line(error)}"
             ) from error
         image, label, class_names = _features(name, builder.info.features, tfds.features)
         there = list(builder.info.splits)
@@ -109,6 +112,10 @@ def read(name: str, folder: Path) -> Raw:
         }
     source = f"TensorFlow Datasets, {name.partition(':')[0]} {folder.name}"
     return Raw(name=name, source=source, class_names=class_names, splits=splits)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _versions(folder: Path) -> list[str]:

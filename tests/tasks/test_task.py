@@ -272,6 +272,9 @@ def test_splits_must_have_one_shape_and_dtype():
         raw = Raw("uneven", "here", ("a", "b"), {"train": (x, labels), "test": (other, labels)})
         with pytest.raises(UsageError, match=rf"^uneven: expected .*\(4, 2\).*float64.*{named}$"):
             assemble(raw, seed=0)
-    empty = Raw("hollow", "here", ("a", "b"), {"train": (x, labels), "test": (x[:0], labels[:0])})
-    with pytest.raises(UsageError, match=r"^hollow: the test split is empty$"):
-        assemble(empty, seed=0)
+    for size in (0, 1):
+        test = (x[:size], labels[:size])
+        small = Raw("hollow", "here", ("a", "b"), {"train": (x, labels), "test": test})
+        message = rf"^hollow: expected at least 2 examples in the test split, got {size}$"
+        with pytest.raises(UsageError, match=message):
+            assemble(small, seed=0)

@@ -291,7 +291,11 @@ def test_unknown_names(tmp_path):
     assert refusal("", tmp_path).startswith("unknown task ''")
     nowhere = tmp_path / "nowhere"
     assert refusal("mnist", nowhere) == f"data_dir={str(nowhere)!r}: there is no such folder"
-    assert tasks.load("digits", data_dir=nowhere).name == "digits"
+    assert refusal("digits", nowhere) == f"data_dir={str(nowhere)!r}: there is no such folder"
+    close = tmp_path / "tinyy"
+    assert refusal("mnist", close).endswith(
+        f"no such folder; did you mean {str(tmp_path / 'tiny')!r}?"
+    )
 
 
 def test_a_prepared_set_is_preferred_to_a_folder(tmp_path, monkeypatch):
