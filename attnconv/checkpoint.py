@@ -68,6 +68,6 @@ def train_saved(
     return trained._replace(seconds=before + trained.seconds)
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
+def read_metrics(path: Path) -> list[dict[str, int | float]]:
     """The lines of a metrics file; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

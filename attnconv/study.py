@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -285,7 +286,7 @@ def summary(
             "validation": len(task.validation.labels),
             "test": len(task.test.labels),
         },
-        "config": dataclasses.asdict(config),
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "environment": environment(),
         "seconds": sum(row["seconds"] for row in rows),
         "runs_at_once": runs.at_once(),

@@ -49,7 +49,7 @@ class Recipe:
         The number of steps may be traced, so that runs of any length share one program.
 
         >>> [round(float(Recipe().schedule(jnp.int32(i), jnp.int32(100))), 2) for i in (0, 9, 54)]
-        [0.1, 1.0, 0.51]
+        [0.1, 1.0, 0.5]
         """
         done = (step + 1) / steps
         falling = jnp.clip((done - self.warmup) / (1 - self.warmup), 0, 1)
@@ -82,9 +82,9 @@ class TrainState(flax.struct.PyTreeNode):
 
     params: chex.ArrayTree
     opt_state: optax.OptState
-    step: Array
-    steps: Array
-    learning_rate: Array
+    step: Any
+    steps: Any
+    learning_rate: Any
 
 
 def default_steps(examples: int) -> int:

@@ -1,5 +1,7 @@
 """Families: what they compute, what they cost, and the fit to a budget."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +31,7 @@ def direct_parameters(name: str, spec: Spec, size: Size) -> int:
     if name == "cnn":
         features = [c, w, *(w * 2**stage for stage in range(1, stages) for _ in range(2))]
         features[-1] = h
-        layers = zip(features[:-1], features[1:], strict=True)
+        layers = itertools.pairwise(features)
         return sum((window * a + 1) * b for a, b in layers) + (h + 1) * classes
     if name == "local":
         total, grid, features = 0, np.array(spec.grid), w

@@ -65,7 +65,7 @@ def test_rows_are_the_whole_grid_and_only_chosen_ones_have_a_test_score(finished
         assert cell["test"]["estimate"] == pytest.approx(np.mean(cell["test_by_seed"]))
         assert cell["params"] == pytest.approx(2_000, rel=0.02)
         assert cell["steps"] == 40
-    assert max(r["test"] or 0 for r in rows) > 0.8
+    assert max(r["test"] or 0 for r in rows) > 0.7
 
 
 def test_test_scores_are_those_of_the_stored_predictions(finished):

@@ -69,8 +69,8 @@ def test_steps_are_those_of_adamw_written_out():
         ]
         rate = 0.3 * rates[t - 1]
         w, b = w - rate * (hat[0] + 0.1 * w), b - rate * hat[1]
-        np.testing.assert_allclose(state.params["kernel"], w, rtol=1e-5)
-        np.testing.assert_allclose(state.params["b"], b, rtol=1e-5)
+        np.testing.assert_allclose(state.params["kernel"], w, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(state.params["b"], b, rtol=1e-5, atol=1e-5)
 
 
 def test_cross_entropy_is_the_sum_written_out():
@@ -108,11 +108,15 @@ def test_training_learns_and_repeats_to_the_bit():
 @pytest.mark.parametrize("name", ["cnn", "attention"])
 def test_on_each_core_or_as_one_program_is_the_same(name):
     data = toy()
-    grid = [run_of(rate, seed, steps=30) for rate in (0.003, 0.01) for seed in (0, 1)]
+    grid = [run_of(rate, seed, steps=10) for rate in (0.003, 0.01) for seed in (0, 1)]
     apart = runs.train_all(programs(name), data, grid, validation=data)
     together = runs.train_together(programs(name), data, grid, validation=data)
-    for a, b in zip(apart, together, strict=True):
-        chex.assert_trees_all_close(a.params, b.params, rtol=2e-3, atol=2e-4)
+    scores = [
+        [train.predict(programs(name), result.params, data.inputs) for result in results]
+        for results in (apart, together)
+    ]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3, atol=1e-3)
+    assert np.abs(scores[0][0] - scores[0][1]).max() > 0.1
     alone = runs.train_one(programs(name), data, grid[2], validation=data)
     chex.assert_trees_all_equal(apart[2].params, alone.params)
 

@@ -51,7 +51,7 @@ def size_for(
       UsageError: an unknown name, both `width` and `budget`, a budget that no width reaches.
 
     >>> size_for("mlp", Spec((8, 8, 1), 10), budget=20_000)
-    Size(width=110, hidden=107)
+    Size(width=108, hidden=109)
     """
     cls = family(name)
     if width is not None and budget is not None:
