@@ -59,7 +59,7 @@ def fail(error: object) -> Any:
 def out_folder(entrypoint: str) -> Path:
     if FLAGS.out is not None:
         return Path(FLAGS.out).expanduser()
-    return Path("runs") / f"{entrypoint}-{Path(FLAGS.task).stem}"
+    return Path("runs") / f"{entrypoint}-{Path(FLAGS.task).resolve().name}"
 
 
 def numbers(flag: str, values: Sequence[str], kind: Callable[[str], Any]) -> tuple[Any, ...]:
