@@ -4,17 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import json
-import platform
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 import attnconv
-from attnconv import models, results, runs, stats, tasks, train
+from attnconv import environment, models, results, runs, stats, tasks, train
 from attnconv.errors import UsageError
 
 METRIC = "accuracy"
@@ -287,7 +284,7 @@ def summary(
             "test": len(task.test.labels),
         },
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
-        "environment": environment(),
+        "environment": environment.describe(),
         "seconds": sum(row["seconds"] for row in rows),
         "runs_at_once": runs.at_once(),
         "metric": METRIC,
@@ -304,24 +301,3 @@ def summary(
             for c in comparisons
         ],
     }
-
-
-def environment() -> dict[str, str]:
-    """The versions and the hardware that the numbers come from."""
-    device = jax.local_devices()[0]
-    return {
-        "attnconv": attnconv.__version__,
-        "python": sys.version.split()[0],
-        "jax": jax.__version__,
-        "device": f"cpu: {processor()}, {runs.cores()} cores"
-        if device.platform == "cpu"
-        else f"{jax.local_device_count()} x {device.device_kind}",
-    }
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("experiments",),
     ("report", "study"),
-    ("checkpoint", "results", "stats"),
+    ("checkpoint", "environment", "results", "stats"),
     ("runs",),
     ("train",),
     ("models", "tasks"),
