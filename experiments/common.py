@@ -123,6 +123,7 @@ class Progress:
             bar_format="{percentage:3.0f}% {bar:30} {remaining} left, {desc}",
             disable=None,  # where nobody watches a terminal the finished lines are enough
         )
+        self.bar.set_description_str("compiling")
 
     def on_steps(self, cell: Any, steps: int) -> None:
         with self.lock:
