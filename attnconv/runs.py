@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import functools
+import operator
 import os
 import threading
 import time
@@ -111,8 +112,7 @@ def train_one(
         if save is not None and (start % save_every == 0 or start == steps):
             save(state, sum(losses) / len(losses), seconds)
             losses = []
-    seen = score_seen(programs, data, run, state.params)
-    return Trained(state.params, seen, evaluate(programs, state.params, validation), seconds)
+    return scored(programs, data, run, state.params, validation, seconds)
 
 
 def train_together(
@@ -136,17 +136,11 @@ def train_together(
         for loss, run in zip(np.asarray(losses), runs, strict=True):
             check_loss(float(loss), run, start + count)
         on_steps(count * len(runs))
-    seconds = (time.perf_counter() - began) / len(runs)
-
-    def params_of(i: int) -> chex.ArrayTree:
-        return jax.tree.map(lambda p: p[i], state.params)
-
-    trained = []
-    for i, run in enumerate(runs):
-        params = params_of(i)
-        seen = score_seen(programs, data, run, params)
-        trained.append(Trained(params, seen, evaluate(programs, params, validation), seconds))
-    return trained
+    rest = validation, (time.perf_counter() - began) / len(runs)
+    return [
+        scored(programs, data, run, jax.tree.map(operator.itemgetter(i), state.params), *rest)
+        for i, run in enumerate(runs)
+    ]
 
 
 def train_all(
@@ -203,10 +197,18 @@ def at_once() -> int:
     return cores() if jax.default_backend() == "cpu" else 1
 
 
-def score_seen(programs: Programs, data: Data, run: Run, params: chex.ArrayTree) -> Score:
-    """How well a run does on the examples that it was trained on."""
+def scored(
+    programs: Programs,
+    data: Data,
+    run: Run,
+    params: chex.ArrayTree,
+    validation: Data,
+    seconds: float,
+) -> Trained:
+    """A finished run with its scores on the examples it has seen and on the validation split."""
     seen = np.unique(run.order)
-    return evaluate(programs, params, Data(data.inputs[seen], data.labels[seen]))
+    train = evaluate(programs, params, Data(data.inputs[seen], data.labels[seen]))
+    return Trained(params, train, evaluate(programs, params, validation), seconds)
 
 
 def check_loss(loss: float, run: Run, step: int) -> float:
