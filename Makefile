@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare test check format env clean
+.PHONY: compare bench test check format env clean
 
 compare: env  ## five model families on real scans of digits: a table, a report, figures
 	$(BIN)/python -m experiments.compare --task=digits --train_sizes=100,400,all --out=runs/digits
+
+bench: env  ## speed and memory of this machine beside other frameworks; docs/benchmarks.md
+	$(BIN)/python -m experiments.bench --docs
 
 test: env  ## values, gradients, doctests, command lines
 	$(BIN)/python -m pytest -n 2

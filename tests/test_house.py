@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 # Each room may import from the rooms in its line and those below it.
 FLOORS = (
     ("experiments",),
+    ("bench",),
     ("report", "study"),
     ("checkpoint", "environment", "results", "stats"),
     ("runs",),

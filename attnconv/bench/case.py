@@ -1,0 +1,95 @@
+"""A case: an operator (or a training step) with sizes, and the floors it is held to."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+GENERAL = 0.95  # the floor of every case against stock JAX
+Floors = Mapping[str, int | float]
+SECONDS = 2.0  # how much longer than stock JAX a first compile may take
+
+_SMALL = {"B": 2, "T": 768, "S": 768, "L": 96, "F": 6, "H": 12, "W": 12}
+_WHOLE = ("labels", "key_value_seq_lengths")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is measured, and what it is held to.
+
+    Attributes:
+      name: what `--cases` and the results know it by.
+      suite: one of `cases.SUITES`.
+      operator: a function of `attnconv.functional`, `multi_head`, or a model: `cnn`, `vit`.
+      mode: "forward"; "gradient", which is forward and the gradients of all inputs; "scan", the
+        same in a loop on the device; "step", a training step.
+      sizes: the extent of each axis letter. Those of a window are lower-case; `I` is the channels
+        of a group, `L` the length of a 1-D and `F` the frames of a 3-D image.
+      arrays: the letters of each input; a `1` is an axis of one.
+      options: the static arguments of the operator.
+      least: for each peer that is held to a floor, its least time divided by ours.
+      peers: who takes part, ours first; the next is the reference of the results.
+      steps: how many steps a scan takes.
+      seeds: how many models a training step trains, side by side.
+      most_memory: bytes above what the process had with the inputs made.
+    """
+
+    name: str
+    suite: str
+    operator: str
+    mode: str
+    sizes: Mapping[str, int]
+    arrays: Mapping[str, str]
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    least: Floors = dataclasses.field(default_factory=dict)
+    peers: tuple[str, ...] = ()
+    steps: int = 1
+    seeds: int = 1
+    most_memory: float | None = None
+
+    @property
+    def stock(self) -> str | None:
+        """The peer that is stock JAX: its own function, or Flax where it has none."""
+        return next((peer for peer in ("jax", "flax") if peer in self.peers), None)
+
+    @property
+    def floors(self) -> dict[str, int | float]:
+        """The least ratio for each peer, the general floor included."""
+        general = {} if self.stock is None or self.suite == "compile" else {self.stock: GENERAL}
+        return {**general, **self.least}
+
+    @property
+    def trained(self) -> list[str]:
+        """The inputs that have gradients."""
+        return [name for name in self.arrays if name not in ("mask", *_WHOLE)]
+
+    def small(self) -> "Case":
+        """The same with a small batch, length and image; windows, options and models stay."""
+        most = {"B": 2} if self.mode == "step" else _SMALL
+        sizes = {axis: min(n, most.get(axis, n)) for axis, n in self.sizes.items()}
+        return dataclasses.replace(self, sizes=sizes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(1 if axis == "1" else self.sizes[axis] for axis in self.arrays[name])
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """The same random arrays in every process, float32."""
+        rng = np.random.default_rng(0)
+        made: dict[str, np.ndarray] = {}
+        for name in self.arrays:
+            shape = self.shape(name)
+            if name == "mask":
+                made[name] = rng.random(shape) < 0.8
+                made[name][..., 0] = True  # PyTorch has no number for a query without a key
+            elif name == "key_value_seq_lengths":
+                made[name] = rng.integers(
+                    self.sizes["S"] // 4, self.sizes["S"] + 1, shape, np.int32
+                )
+            elif name == "labels":
+                made[name] = rng.integers(10, size=shape, dtype=np.int32)
+            else:
+                made[name] = rng.standard_normal(shape, np.float32)
+                if self.operator == "multi_head" and name != "x":
+                    made[name] *= self.sizes["D"] ** -0.5  # keeps the scores in a softmax's range
+        return made

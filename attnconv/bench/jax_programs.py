@@ -1,0 +1,93 @@
+"""Programs of the JAX peers: ours, stock JAX, Flax and Equinox."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from attnconv.bench import forms, jax_peers
+from attnconv.bench.case import Case
+from attnconv.bench.forms import Arrays, Form, Program
+
+RATE = 1e-4  # of the steps of a scan, small enough that rounding does not grow
+
+
+class _Jitted(NamedTuple):
+    """A function to compile, its arguments, and its results in our layout."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    read: Callable[[Any], Arrays]
+
+
+def program(case: Case, peer: str) -> Program:
+    """The peer's program, not yet compiled."""
+    if case.mode == "step":
+        from attnconv.bench import jax_steps
+
+        return jax_steps.program(case, peer)
+    function, arguments, read = _jitted(case, jax_peers.form(case, peer))
+
+    def compiled() -> Callable[[], Any]:
+        ready = function.lower(*arguments).compile()
+        return lambda: jax.block_until_ready(ready(*arguments))
+
+    return Program(
+        run=lambda: jax.block_until_ready(function(*arguments)),
+        read=lambda: read(jax.block_until_ready(function(*arguments))),
+        compiled=compiled,
+        steps=case.steps,
+    )
+
+
+def _jitted(case: Case, form: Form) -> _Jitted:
+    inputs = case.inputs()
+    arrays = {name: jnp.asarray(form.into(name, array)) for name, array in inputs.items()}
+    if case.mode == "forward":
+        forward = jax.jit(lambda arrays: form.function(**arrays))
+        return _Jitted(forward, (arrays,), lambda y: {"y": form.back("y", np.asarray(y))})
+    trained = {name: arrays.pop(name) for name in case.trained}
+    y = jax.eval_shape(lambda: form.function(**trained, **arrays))
+    dy = forms.cotangent(form.back("y", np.empty(y.shape)).shape)
+    arguments = trained, arrays, jnp.asarray(form.into("y", dy))
+
+    def by_name(arrays: dict[str, Any]) -> Arrays:
+        return {
+            name: form.back(name, np.asarray(array), inputs[name].shape)
+            for name, array in arrays.items()
+        }
+
+    if case.mode == "scan":
+        looped = _scan(form, case.steps)
+        return _Jitted(
+            looped, arguments, lambda found: {"losses": np.asarray(found[1]), **by_name(found[0])}
+        )
+
+    @jax.jit
+    def gradient(trained: Any, others: Any, dy: Any) -> Any:
+        y, pull = jax.vjp(lambda trained: form.function(**trained, **others), trained)
+        return y, pull(dy)[0]
+
+    return _Jitted(
+        gradient,
+        arguments,
+        lambda found: {"y": form.back("y", np.asarray(found[0])), **by_name(found[1])},
+    )
+
+
+def _scan(form: Form, steps: int) -> Callable[..., Any]:
+    """Steps down the gradient of `<y, dy>`: both gradients and the value of each are needed."""
+
+    @jax.jit
+    def looped(trained: Any, others: Any, dy: Any) -> Any:
+        def step(trained: Any, _: None) -> Any:
+            loss, gradients = jax.value_and_grad(
+                lambda trained: jnp.vdot(form.function(**trained, **others), dy)
+            )(trained)
+            return jax.tree.map(lambda x, dx: x - RATE * dx, trained, gradients), loss
+
+        return jax.lax.scan(step, trained, length=steps)
+
+    return looped

@@ -1,0 +1,81 @@
+"""The parent's end of a worker."""
+
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+from attnconv import runs
+
+FAMILY = {"attnconv": "jax", "alone": "jax", "jax": "jax", "flax": "jax", "equinox": "jax"}
+
+
+class PeerError(Exception):
+    """A peer could not do what it was asked."""
+
+
+def family(peer: str) -> str:
+    """The worker that a peer runs in."""
+    return FAMILY.get(peer, peer)
+
+
+def installed(peer: str) -> bool:
+    return peer == "alone" or importlib.util.find_spec(peer) is not None
+
+
+class Process:
+    """A worker that is started when it is first asked, and again after it died."""
+
+    def __init__(self, family: str):
+        self.family = family
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """The answer of the worker's method.
+
+        Raises:
+          PeerError: the method raised, or the process died of it.
+        """
+        if self.child is None:
+            self.child = _start(self.family)
+        assert self.child.stdin is not None and self.child.stdout is not None
+        try:
+            pickle.dump((name, arguments), self.child.stdin)
+            self.child.stdin.flush()
+            state, answer = pickle.load(self.child.stdout)
+        except (EOFError, BrokenPipeError):
+            code = self.child.wait()
+            self.stop()
+            raise PeerError(f"the process ended with code {code}") from None
+        if state == "failed":
+            raise PeerError(answer)
+        return answer
+
+    def stop(self) -> None:
+        if self.child is not None:
+            self.child.kill()
+            self.child.communicate()
+            self.child = None
+
+
+def _start(family: str) -> subprocess.Popen[bytes]:
+    """A worker with as many threads as cores, and no compile cache."""
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",  # the suites and their floors are those of the CPU
+        "JAX_ENABLE_COMPILATION_CACHE": "0",
+        "OMP_NUM_THREADS": str(runs.cores()),
+    }
+    command = [sys.executable, "-m", "attnconv.bench.worker", family]
+    pipe = subprocess.PIPE
+    # In a session of its own, so that a key that stops the parent does not reach it first.
+    return subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, env=environment, start_new_session=True
+    )

@@ -1,0 +1,116 @@
+"""A process of one framework that builds, checks and times programs as the parent asks.
+
+    python -m attnconv.bench.worker jax
+
+Requests and answers are pickles on standard input and output: `(name, arguments)`, and
+`("done", result)` or `("failed", why)`.
+"""
+
+import ctypes
+import importlib
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from attnconv.bench.case import Case
+from attnconv.bench.forms import Arrays, Program
+
+SAMPLE = 0.02  # seconds; shorter runs are repeated for as long, as one sample
+
+
+class Worker:
+    """What the parent may ask, by the names of the methods."""
+
+    def __init__(self, family: str):
+        module = importlib.import_module(f"attnconv.bench.{family}_programs")
+        self.make: Callable[[Case, str], Program] = module.program
+        self.programs: dict[str, Program] = {}
+        self.calls: dict[str, int] = {}
+
+    def environment(self) -> dict[str, str]:
+        from attnconv import environment
+
+        return environment.describe()
+
+    def rates(self) -> dict[str, float]:
+        from attnconv.bench import machine
+
+        return machine.rates()
+
+    def work(self, case: Case) -> dict[str, int]:
+        from attnconv.bench import count
+
+        return count.work(case)
+
+    def read(self, case: Case, peer: str) -> Arrays:
+        """The results of a peer, whose program is kept."""
+        self.programs[peer] = self.make(case, peer)
+        return self.programs[peer].read()
+
+    def warm(self, peer: str) -> tuple[float, str]:
+        """Seconds of one warm run, and how the peer does it."""
+        program = self.programs[peer]
+        program.run()
+        began = time.perf_counter()
+        program.run()
+        seconds = time.perf_counter() - began
+        self.calls[peer] = max(1, round(SAMPLE / seconds))
+        return seconds, program.note
+
+    def time(self, peer: str) -> float:
+        """One sample: seconds of a run, or of a step where a run takes several."""
+        program, calls = self.programs[peer], self.calls[peer]
+        began = time.perf_counter()
+        for _ in range(calls):
+            program.run()
+        return (time.perf_counter() - began) / (calls * program.steps)
+
+    def forget(self) -> None:
+        self.programs.clear()
+
+    def compile(self, case: Case, peer: str) -> float:
+        """Seconds of the first compile in this process."""
+        program = self.make(case, peer)
+        began = time.perf_counter()
+        program.compiled()
+        return time.perf_counter() - began
+
+    def memory(self, case: Case, peer: str) -> int:
+        """Bytes that one run needs at its peak, above the process with inputs and program made."""
+        run = self.make(case, peer).compiled()
+        ctypes.CDLL(None).malloc_trim(0)  # what compiling left free would hide what the run takes
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
+        before = _status("VmRSS")
+        result = run()
+        peak = _status("VmHWM") - before
+        del result
+        return max(peak, 0)
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def main(family: str) -> None:
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not end up among the answers
+    worker = Worker(family)
+    while True:
+        try:
+            name, arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = "done", getattr(worker, name)(*arguments)
+        except Exception as error:  # whatever a peer raises is its result
+            answer = "failed", f"{type(error).__name__}: {error}"
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,62 @@
+"""The entrypoint of the benchmark as a person starts it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.bench", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_bench_prints_a_line_for_each_case_and_writes_its_files(tmp_path):
+    case = "--cases=attention-small-b8-t16-forward"
+    done = start("--suite=attention", case, "--seconds=0", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("case")
+    assert lines[1].startswith("attention-small-b8-t16-forward")
+    measured = json.loads((tmp_path / "bench.json").read_text())
+    (row,) = measured["rows"]
+    assert row["error"] is None
+    assert row["jax"] == measured["environment"]["jax"]
+    assert row["peers"]["jax"]["ratio"]["median"] > 0
+    assert 0 <= row["peers"]["attnconv"]["memory"] < 1e9
+    assert row["flops"] == 4 * 8 * 2 * 16 * 16 * 8
+
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"bench.json", "benchmarks.md", "benchmarks-attention.svg"}
+    page = start("--suite=none", f"--out={tmp_path}")
+    assert page.returncode == 0, page.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--suite=atention"], "unknown suite 'atention'; did you mean 'attention'"),
+        (["--suite=conv", "--cases=depthwize"], "unknown case 'depthwize'; did you mean"),
+        (["--suite=none"], "expected measurements, found no file"),
+        (["--case=small"], "Unknown command line flag 'case'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(flags, message, tmp_path):
+    done = start(*flags, f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "out").exists()
