@@ -202,7 +202,7 @@ def _equinox_multi_head(case: Case) -> Form:
     D, N, K = (case.sizes[axis] for axis in "DNK")
     layer = equinox.nn.MultiheadAttention(N, D, key=jax.random.key(0))
 
-    def weights(layer: Any) -> list[Array]:
+    def weights(layer: Any) -> list[Any]:
         projections = layer.query_proj, layer.key_proj, layer.value_proj, layer.output_proj
         return [projection.weight for projection in projections]
 

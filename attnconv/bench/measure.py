@@ -6,6 +6,7 @@ since a thread pool that waits for work disturbs the other.
 """
 
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ PAUSE = 0.01  # seconds for the threads of the process before to fall asleep
 def quartiles(values: Sequence[float]) -> dict[str, float]:
     """The median and the quartiles.
 
-    >>> quartiles([1, 2, 3, 4, 5])
+    >>> quartiles([1.0, 2.0, 3.0, 4.0, 5.0])
     {'low': 2.0, 'median': 3.0, 'high': 4.0}
     """
     low, median, high = np.percentile(values, (25, 50, 75)).tolist()
@@ -54,7 +55,7 @@ def measure(case: Case, processes: Mapping[str, Process], *, seconds: float, mem
       case: which case.
       processes: the workers by framework.
       seconds: how long to go on with rounds beyond the least number of them.
-      memory: whether to measure the peak memory, each peer in a fresh process.
+      memory: whether to measure the peak memory, each peer in a fresh process; on Linux only.
     """
     peers = [peer for peer in case.peers if installed(peer)]
     row: Row = {
@@ -82,7 +83,7 @@ def measure(case: Case, processes: Mapping[str, Process], *, seconds: float, mem
             if process.child is not None:
                 process.ask("forget")
     _summarise(samples, row)
-    if memory and case.suite != "compile":
+    if memory and case.suite != "compile" and sys.platform == "linux":
         _memory(case, peers, row)
     row["error"] = "; ".join(p["error"] for p in row["peers"].values() if "error" in p) or None
     return row
@@ -152,7 +153,7 @@ def _compile(case: Case, peers: Sequence[str]) -> list[dict[str, float]]:
         taken = {}
         for peer in peers[:: (-1) ** i]:
             with Process(family(peer)) as process:
-                taken[peer] = process.ask("compile", case, peer)
+                taken[peer] = _ask({family(peer): process}, peer, "compile", case, peer)
         rounds.append(taken)
     return rounds
 
@@ -175,4 +176,4 @@ def _memory(case: Case, peers: Sequence[str], row: Row) -> None:
             try:
                 row["peers"][peer]["memory"] = process.ask("memory", case, peer)
             except PeerError as error:
-                row["peers"][peer]["error"] = f"{peer}, memory: {error}"
+                row["peers"][peer]["error"] = f"memory of {peer}: {error}"

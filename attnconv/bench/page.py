@@ -1,5 +1,6 @@
 """The page of measurements, in Markdown, from the measurements alone."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,6 @@ from attnconv.bench import cases, figure, table
 from attnconv.bench.case import GENERAL, SECONDS
 from attnconv.bench.measure import Row
 from attnconv.bench.store import Measured, rows_of
-from attnconv.report import values
 
 TITLES = {
     "attention": "Attention",
@@ -54,25 +54,29 @@ def _introduction(measured: Measured, beside: Measured | None) -> str:
     versions = ", ".join(
         f"{k} {v}" for k, v in environment.items() if k not in ("device", "commit")
     )
-    text = f"""# Benchmarks
-
-Measured on {environment["device"]}, with {versions}; commit {environment["commit"]}. The page is
-written by `make bench` from `bench.json`.
-
-Float32. A case runs first once on every peer, whose results, gradients included, must agree within
-1e-4 of the largest number. Then come rounds: in each, every peer is timed once, in changing order,
-JAX and PyTorch in a process each. A ratio is the median over rounds of the peer's time divided by
-ours in the same round, with the quartiles; more than 1 means that ours is faster. `gradient` is
-forward and the gradients of all inputs. PyTorch's convolutions have the faster of its two layouts.
-Memory is the peak of one run in a fresh process above what it had with inputs and program ready.
-
-The bound is the time that this machine would need at the rate of a large matrix product,
-{values.short(rates["flops"])}FLOP/s, or of a large copy, {values.short(rates["bytes"])}B/s,
-whichever is longer, as a part of the time that ours takes. Arrays that stay in a cache move faster
-than that copy."""
+    paragraphs = [
+        f"""Measured on {environment["device"]}, with {versions}; commit {environment["commit"]}.
+        The page is written by `make bench` from `bench.json`.""",
+        """Float32. A case runs first once on every peer, whose results, gradients included, must
+        agree within 1e-4 of the largest number. Then come rounds: in each, every peer is timed
+        once, in changing order, JAX and PyTorch in a process each. A ratio is the median over
+        rounds of the peer's time divided by ours in the same round, with the quartiles; more than 1
+        means that ours is faster. `gradient` is forward and the gradients of all inputs. PyTorch's
+        convolutions have the faster of its two layouts. Memory is the peak of one run in a fresh
+        process above what it had with inputs and program ready.""",
+        f"""The bound is the time that this machine would need at the rate of a large product,
+        {rates["flops"] / 1e9:.0f} GFLOP/s, or of a large copy, {rates["bytes"] / 1e9:.1f} GB/s,
+        whichever is longer, as a part of the time that ours takes. Arrays that stay in a cache move
+        faster than that copy.""",
+    ]
     if beside is not None:
-        text += f"\n\nColumns of JAX {beside['environment']['jax']} come from the same machine."
-    return text
+        other = beside["environment"]
+        paragraphs.append(f"Columns of JAX {other['jax']} were measured on {other['device']}.")
+    return "\n\n".join(["# Benchmarks", *map(_filled, paragraphs)])
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(" ".join(paragraph.split()), 100, break_long_words=False)
 
 
 def _floors(rows: Sequence[Row], others: Sequence[Row], other_jax: str) -> str:
@@ -99,15 +103,17 @@ def _floors(rows: Sequence[Row], others: Sequence[Row], other_jax: str) -> str:
             body.append(cells)
     compiles = [row for row in rows if row["suite"] == "compile"]
     fast = sum(table.verdict(row) == "met" for row in compiles)
-    text = f"""## Floors
-
-{general[0]} of {general[1]} cases whose only floor against stock JAX is the general one, a ratio of
-{GENERAL:g}, meet it; those that do not are in the table. {fast} of {len(compiles)} first
-compiles take at most {SECONDS:g} seconds more than those of stock JAX."""
+    text = _filled(
+        f"""{general[0]} of {general[1]} cases whose only floor against stock JAX is the general
+        one, a ratio of {GENERAL:g}, meet it; those that do not are in the table. {fast} of
+        {len(compiles)} first compiles take at most {SECONDS:g} seconds more than those of stock
+        JAX."""
+    )
     errors = [f"- {row['case']}: {row['error']}" for row in rows if row["error"] is not None]
     if errors:
         text += "\n\nErrors:\n\n" + "\n".join(errors)
-    return f"{text}\n\n{markdown(header, body)}" if body else text
+    parts = ["## Floors", text, *([markdown(header, body)] if body else [])]
+    return "\n\n".join(parts)
 
 
 def _times(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from attnconv.bench.measure import Row
 
-WIDTHS = (35, 9, 18, 18, 26, 7)
+WIDTHS = (39, 9, 17, 17, 24, 6)
 
 
 class Floor(NamedTuple):

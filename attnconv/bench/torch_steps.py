@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as TF
@@ -79,7 +80,7 @@ def programs(case: Case) -> list[Program]:
 def _program(case: Case, note: str, format: torch.memory_format) -> Program:
     state = nnx.to_pure_dict(jax_steps.initial(case))
     weights = jax.tree.map(np.asarray, state)
-    rates = np.asarray(jax_steps.learning_rate(np.arange(STEPS))).tolist()
+    rates = np.asarray(jax.vmap(jax_steps.learning_rate)(jnp.arange(STEPS))).tolist()
     inputs = case.inputs()
     images = torch.from_numpy(inputs["images"].transpose(0, 3, 1, 2)).contiguous(
         memory_format=format
