@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnconv.functional import windows
 from attnconv.functional.windows import Padding, PerAxis
-from attnconv.lowering import conv as lowering
+from attnconv.lowering import views
 
 
 def locally_connected(
@@ -64,8 +64,8 @@ def locally_connected(
         )
     images, geometry = windows.extend(images, padding, geometry)
     # Positions lead in the batched product; it is cheaper to move the image than its patches.
-    image = jnp.moveaxis(lowering.padded(images, geometry), 0, -2)
-    seen = lowering.patches(image, dict(enumerate(window)), size, geometry, first=0)
+    image = jnp.moveaxis(views.padded(images, geometry), 0, -2)
+    seen = views.patches(image, dict(enumerate(window)), size, geometry, first=0)
     positions, depth = math.prod(size), seen.shape[-1]
     y = jnp.einsum(
         "pbk,pko->pbo",

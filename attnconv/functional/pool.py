@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from attnconv.errors import UsageError
 from attnconv.functional import windows
 from attnconv.functional.windows import Padding, PerAxis
-from attnconv.lowering import conv as lowering
+from attnconv.lowering import views
 
 UNROLL = 16  # views; longer expressions compile for seconds, and go to XLA's window reduction
 
@@ -96,7 +96,7 @@ def _pool(
             f"padding: expected less than the window {tuple(window)} on each side, so that every "
             f"window sees the image, came {geometry.padding}"
         )
-    y = lowering.padded(images, geometry, neutral)
+    y = views.padded(images, geometry, neutral)
     identity = np.asarray(neutral, y.dtype)
     for axis, (k, stride, out) in enumerate(zip(window, geometry.stride, size, strict=True), 1):
         if stride == k or out == 1:  # windows side by side
@@ -104,11 +104,11 @@ def _pool(
             y = y.reshape(*y.shape[:axis], out, k, *y.shape[axis + 1 :])
             y = lax.reduce(y, identity, combine, (axis + 1,))
         elif k <= UNROLL:
-            views = (
+            seen = (
                 lax.slice_in_dim(y, at, at + (out - 1) * stride + 1, stride, axis)
                 for at in range(k)
             )
-            y = functools.reduce(combine, views)
+            y = functools.reduce(combine, seen)
         else:
             extents, steps = ([n if a == axis else 1 for a in range(y.ndim)] for n in (k, stride))
             y = lax.reduce_window(y, identity, combine, extents, steps, "VALID")

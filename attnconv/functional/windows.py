@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnconv.errors import UsageError, unknown
-from attnconv.lowering.conv import Geometry
+from attnconv.lowering.views import Geometry
 
 # One number for every axis, or one for each.
 PerAxis = int | Sequence[int]
