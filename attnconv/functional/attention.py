@@ -30,6 +30,7 @@ from attnconv.functional._scores import (
     weighted_sum,
     wide,
 )
+from attnconv.lowering import attention as lowering
 
 
 # The overloads name only the argument that decides the type of the result.
@@ -104,7 +105,9 @@ def dot_product_attention(  # type: ignore[misc]
     check_axes(key=(key, axes), value=(value, axes))
     y, residual = _IMPLEMENTATIONS[name](batched(value), **scores)
     y = y.reshape(query.shape)
-    return (y, residual.reshape(query.shape[:-1])) if return_residual else y
+    if not return_residual:
+        return y
+    return y, residual.reshape(query.shape[:-1]).astype(query.dtype)
 
 
 def attention_weights(
@@ -212,16 +215,53 @@ def _additive_scores(
 def _reference(
     value: Float[Array, "B S G K"], **scores: Any
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
-    """The whole matrix of weights at once, and the residual."""
+    """The whole matrix of weights at once."""
     weights, residual = _weights(**scores)
-    dtype = scores["query"].dtype
-    return weighted_sum(weights, value, dtype), residual.swapaxes(1, 2).astype(dtype)
+    return weighted_sum(weights, value, scores["query"].dtype), residual.swapaxes(1, 2)
+
+
+def _auto(
+    value: Float[Array, "B S G K"], **scores: Any
+) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
+    """The form that is fast on the platform."""
+    query, key, bias, mask, scale = (
+        scores[name] for name in ("query", "key", "bias", "mask", "scale")
+    )
+    return lowering.attention(
+        lowering.Moving(query, key, value, bias, jnp.asarray(scale, wide(query.dtype))),
+        lowering.Fixed(mask, scores["query_seq_lengths"], scores["key_value_seq_lengths"]),
+        reference=_of_parts,
+        is_causal=scores["is_causal"],
+        window=scores["local_window_size"],
+    )
+
+
+def _of_parts(
+    moving: lowering.Moving,
+    fixed: lowering.Fixed,
+    is_causal: bool,
+    window: tuple[int, int] | None,
+) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
+    """The reference form of the arguments as `lowering` has them."""
+    mask, query_lengths, key_lengths = fixed
+    return _reference(
+        moving.value,
+        query=moving.query,
+        key=moving.key,
+        bias=moving.bias,
+        mask=mask,
+        scale=moving.scale,
+        is_causal=is_causal,
+        query_seq_lengths=query_lengths,
+        key_value_seq_lengths=key_lengths,
+        local_window_size=window,
+    )
 
 
 # Each takes the value, [B, S, G, K], and what _checked returns; it gives y, [B, T, N, K], and the
 # residual, [B, T, N].
 _IMPLEMENTATIONS: dict[str, Callable[..., tuple[Array, Array]]] = {
-    "auto": _reference,
+    "auto": _auto,
     "reference": _reference,
 }
 

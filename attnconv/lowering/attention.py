@@ -1,0 +1,173 @@
+"""Dot-product attention on a platform, and its derivatives of every order and mode.
+
+The gradient computes the weights again, part by part, rather than keep the matrix of them.
+Forward mode, and what is differentiated twice, goes through the reference form, the whole matrix.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, Float
+
+from attnconv.lowering import attention_cpu
+from attnconv.lowering.attention_cpu import Fixed, Moving
+from attnconv.lowering.key_blocks import Window
+from attnconv.lowering.linear import alike, linear
+
+# (moving, fixed, is_causal, window) -> y, [B, T, N, K], and the residual, [B, T, N].
+Reference = Callable[[Moving, Fixed, bool, Window], tuple[Array, Array]]
+
+# 2 cores, [B, T, N, K], ms for value and gradients: jax.nn, matrix, parts, blocks.
+#   128 49 4 16   14   11   12   19      64 197 4 32  133  111   73
+#   8 256 4 32    27   13   13   22      4 384 8 64    72   65        61
+#   8 256 8 64    85   68   56   92      4 512 8 64   158  149        87
+MATRIX = 1 << 21  # scores of all examples, up to which their matrix is kept for the gradient
+PART = 1 << 19  # scores of the examples that are taken at once
+BLOCKS = 384 * 384  # scores of one head, from which on it is taken in blocks
+
+
+def form(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[str, str]:
+    """What `attention` takes on a CPU for a query and key of these shapes, and why.
+
+    "matrix" keeps the whole matrix of weights, "parts" takes some examples at a time and "blocks"
+    some queries of one head.
+    """
+    B, T, N, _ = query
+    S = key[1]
+    if 0 in (*query, *key):
+        return "matrix", "an axis of size 0"
+    if T * S >= BLOCKS and T > 1:
+        return "blocks", f"T S = {T * S} >= {BLOCKS} scores in a head"
+    if B * N * T * S > MATRIX and B > 1:
+        return "parts", f"B N T S = {B * N * T * S} > {MATRIX} scores"
+    return "matrix", f"B N T S = {B * N * T * S} scores, {T * S} in a head: few enough"
+
+
+class _Form(NamedTuple):
+    """What is known when a call is traced."""
+
+    reference: Reference
+    is_causal: bool
+    window: Window
+    in_blocks: bool
+
+    def plain(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+        return self.reference(moving, fixed, self.is_causal, self.window)
+
+    def plain_gradient(self, moving: Moving, fixed: Fixed, ct: Array) -> Moving:
+        (gradient,) = jax.vjp(lambda moving: self.plain(moving, fixed)[0], moving)[1](ct)
+        return gradient
+
+
+@functools.partial(jax.jit, static_argnames=("reference", "is_causal", "window"))
+def attention(
+    moving: Moving, fixed: Fixed, *, reference: Reference, is_causal: bool, window: Window
+) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
+    """`y` in the form that is fast where it runs, and the residual, which has no gradient.
+
+    Compiled, so that a call outside `jit` is traced once for its shapes.
+    """
+    name, _ = form(moving.query.shape, moving.key.shape)
+    if name == "matrix":
+        return reference(moving, fixed, is_causal, window)
+    leaves, tree = jax.tree.flatten((moving, fixed))
+    moving, fixed = jax.tree.unflatten(tree, alike(*leaves))
+    return _attend(_Form(reference, is_causal, window, name == "blocks"), moving, fixed)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _attend(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+    cpu = (
+        functools.partial(attention_cpu.forward, is_causal=form.is_causal, window=form.window)
+        if form.in_blocks
+        else functools.partial(_in_parts, form)
+    )
+    return lax.platform_dependent(moving, fixed, cpu=sequential_vmap(cpu), default=form.plain)
+
+
+@_attend.defjvp
+def _attend_jvp(form: _Form, primals: Any, tangents: Any) -> Any:
+    moving, fixed = primals
+    y, residual = _attend(form, moving, fixed)
+
+    def tangent(at: Any, along: Moving) -> Array:
+        moving, fixed, *_ = at
+        return jax.jvp(lambda moving: form.plain(moving, fixed)[0], (moving,), (along,))[1]
+
+    def gradient(at: Any, ct: Array) -> Moving:
+        return _gradient(form, *at, ct)
+
+    dy = linear(tangent, gradient, (moving, fixed, y, residual), tangents[0])
+    return (y, residual), (dy, jnp.zeros_like(residual))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _gradient(
+    form: _Form, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+) -> Moving:
+    def plain(moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array) -> Moving:
+        return form.plain_gradient(moving, fixed, ct)
+
+    cpu = (
+        functools.partial(attention_cpu.backward, is_causal=form.is_causal, window=form.window)
+        if form.in_blocks
+        else functools.partial(_gradient_in_parts, form)
+    )
+    args = moving, fixed, y, residual, ct
+    return lax.platform_dependent(*args, cpu=sequential_vmap(cpu), default=plain)
+
+
+@_gradient.defjvp
+def _gradient_jvp(form: _Form, primals: Any, tangents: Any) -> Any:
+    moving, fixed, _, _, ct = primals
+    along, _, _, _, ct_along = tangents
+    _, out = jax.jvp(
+        lambda moving, ct: form.plain_gradient(moving, fixed, ct), (moving, ct), (along, ct_along)
+    )
+    return _gradient(form, *primals), out
+
+
+def _in_parts(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+    """Some examples at a time, so that their scores stay in the cache."""
+    count = _parts(moving)
+    out = lax.map(lambda i: form.plain(*_part((moving, fixed), i, count)), jnp.arange(count))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+
+def _gradient_in_parts(
+    form: _Form, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+) -> Moving:
+    count, examples = _parts(moving), len(moving.query)
+
+    def step(i: Array, total: Moving) -> Moving:
+        gradient = form.plain_gradient(*_part((moving, fixed, ct), i, count))
+        return jax.tree.map(
+            lambda t, g: t + g if t.shape == g.shape else t.at[i].set(g), total, gradient
+        )
+
+    def nothing(x: Array) -> Array:
+        shape = (count, -1, *x.shape[1:]) if x.shape[:1] == (examples,) else x.shape
+        return alike(jnp.zeros(x.shape, x.dtype).reshape(shape), x)[0]
+
+    total = lax.fori_loop(0, count, step, jax.tree.map(nothing, moving))
+    return jax.tree.map(lambda t, x: t.reshape(x.shape), total, moving)
+
+
+def _parts(moving: Moving) -> int:
+    """How many parts the examples fall into: as few as have at most PART scores each."""
+    B, T, N, _ = moving.query.shape
+    most = max(1, PART // (N * T * moving.key.shape[1]))
+    return next(n for n in range(1, B + 1) if B % n == 0 and B // n <= most)
+
+
+def _part(tree: Any, i: Array, count: int) -> Any:
+    """Part i of the arrays that have a batch axis, and the others whole."""
+    examples = len(jax.tree.leaves(tree)[0])
+    return jax.tree.map(
+        lambda x: x.reshape(count, -1, *x.shape[1:])[i] if x.shape[:1] == (examples,) else x, tree
+    )

@@ -1,0 +1,175 @@
+"""Attention in parts and in blocks against the whole matrix, with limits so low that both act."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnconv.functional import dot_product_attention
+from attnconv.lowering import attention, attention_cpu, key_blocks
+
+
+@pytest.fixture(params=["parts", "blocks"])
+def form(request, monkeypatch):
+    """Small arrays take the form; a head has several blocks of queries and of keys."""
+    monkeypatch.setattr(attention, "MATRIX", 0)
+    monkeypatch.setattr(attention, "PART", 300)
+    monkeypatch.setattr(attention, "BLOCKS", 0 if request.param == "blocks" else 1 << 40)
+    for name, size in {"WHOLE": 24, "SKIPPED": 4, "INSIDE": 8}.items():
+        monkeypatch.setattr(key_blocks, name, size)
+    for name, size in {"ROWS": 7, "ROWS_BACK": 5}.items():
+        monkeypatch.setattr(attention_cpu, name, size)
+    jax.clear_caches()
+    yield request.param
+    jax.clear_caches()
+
+
+def arrays(seed, dtype=jnp.float32):
+    """Random sizes, and every restriction with a chance of its own."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    B, G, T, S, K = (
+        int(rng.integers(*ends)) for ends in [(2, 4), (1, 3), (2, 40), (1, 60), (2, 5)]
+    )
+    N = G * int(rng.integers(1, 3))
+    sizes = [size if rng.random() < 0.5 else 1 for size in (B, N, T, S)]
+    options = {}
+    if rng.random() < 0.4:
+        mask = rng.random(sizes) < 0.6
+        options["mask"] = jnp.asarray(
+            mask & (np.arange(sizes[3]) >= sizes[3] * rng.integers(2) / 2)
+        )
+    if rng.random() < 0.4:
+        options["is_causal"] = True
+    if rng.random() < 0.4:
+        options["local_window_size"] = tuple(map(int, rng.integers(0, 9, 2)))
+    if rng.random() < 0.3:
+        options["query_seq_lengths"] = jnp.asarray(rng.integers(0, T + 1, B))
+    if rng.random() < 0.3:
+        options["key_value_seq_lengths"] = jnp.asarray(rng.integers(0, S + 1, B))
+    bias = normal(*(size if rng.random() < 0.5 else 1 for size in (B, N, T, S)))
+    moving = [normal(B, T, N, K), normal(B, S, G, K), normal(B, S, G, K)]
+    if rng.random() < 0.5:
+        moving.append(bias)
+    return moving, options, normal(B, T, N, K)
+
+
+def both(of, options):
+    """`of(attention)` for the form under test and for the whole matrix."""
+    for name in ("auto", "reference"):
+        yield of(functools.partial(dot_product_attention, implementation=name, **options))
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        a, b = np.float64(a), np.float64(b)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * (1 + np.abs(b).max()))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_values_and_gradients(form, seed):
+    moving, options, ct = arrays(seed)
+
+    def of(attend):
+        def call(scale, *moving):
+            return attend(*moving, scale=scale, return_residual=True)
+
+        out, vjp = jax.vjp(call, jnp.float32(0.7), *moving)
+        return out, vjp((ct, jnp.ones(ct.shape[:-1])))
+
+    finite = [jax.tree.map(lambda x: jnp.maximum(x, -1e30), out) for out in both(of, options)]
+    assert_close(*finite)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.bfloat16, 3e-2), (jnp.float64, 1e-12)])
+def test_dtypes(form, dtype, tolerance):
+    with jax.enable_x64(True):
+        moving, options, ct = arrays(2, dtype)
+
+        def of(attend):
+            y, vjp = jax.vjp(attend, *moving)
+            return y, vjp(ct)
+
+        assert_close(*both(of, options), tolerance)
+
+
+def test_forward_mode_and_derivatives_of_gradients(form):
+    moving, options, ct = arrays(1)
+    along = [jnp.cos(x) for x in moving]
+
+    def of(attend):
+        gradient = jax.grad(lambda *moving: (attend(*moving) * ct).sum(), tuple(range(len(moving))))
+        return (
+            jax.jvp(attend, moving, along),
+            jax.jvp(gradient, moving, along),
+            jax.vjp(gradient, *moving)[1](tuple(along)),
+        )
+
+    assert_close(*both(of, options), 1e-4)
+
+
+def test_vmap_jit_checkpoint_and_shard_map(form):
+    (query, key, value, *_), _, ct = arrays(3)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    P = jax.sharding.PartitionSpec
+    data, one = P("data"), P()
+
+    def of(attend):
+        def gradients(query, key, value, scale):
+            loss = jax.checkpoint(lambda *args: (attend(*args[:3], scale=args[3]) * ct).sum())
+            return jax.grad(loss, (0, 1, 2, 3))(query, key, value, scale)
+
+        scale = jnp.float32(0.5)
+        scales = jnp.array([0.5, 2.0])
+        sharded = jax.shard_map(
+            gradients,
+            mesh=mesh,
+            in_specs=(data, data, data, one),
+            out_specs=(data, data, data, one),
+        )
+        return (
+            jax.vmap(gradients, (None, None, None, 0))(query, key, value, scales),
+            jax.jit(gradients)(query, key, value, scale),
+            jax.jit(sharded)(query, key, value, scale),
+        )
+
+    assert_close(*both(of, {"is_causal": True}))
+
+
+def test_memory_is_linear_in_the_sequence():
+    def held(T, gradient):
+        x = jax.ShapeDtypeStruct((1, T, 1, 8), jnp.float32)
+        compiled = jax.jit(gradient).lower(x, x, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    def gradient(implementation):
+        def loss(query, key, value):
+            return dot_product_attention(
+                query, key, value, is_causal=True, implementation=implementation
+            ).sum()
+
+        return jax.grad(loss, (0, 1, 2))
+
+    block = 4 * attention_cpu.ROWS * key_blocks.WHOLE
+    assert held(16384, gradient("auto")) < 8 * block + 64 * 4 * 8 * 16384
+    assert held(16384, gradient("auto")) < held(16384, gradient("reference")) / 16
+
+
+@pytest.mark.parametrize(
+    "query, key, expected",
+    [
+        ((1, 4096, 8, 64), (1, 4096, 8, 64), "blocks"),
+        ((4, 1, 8, 64), (4, 500_000, 8, 64), "parts"),
+        ((32, 128, 8, 64), (32, 128, 8, 64), "parts"),
+        ((32, 49, 4, 16), (32, 49, 4, 16), "matrix"),
+        ((2, 4, 1, 3), (2, 0, 1, 3), "matrix"),
+    ],
+)
+def test_the_form_that_shapes_take(query, key, expected):
+    assert attention.form(query, key)[0] == expected
