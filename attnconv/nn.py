@@ -1,8 +1,8 @@
 """NNX modules: parameters around the functions of `attnconv.functional`.
 
-`Conv` and `MultiHeadAttention` are Flax's modules with the operator exchanged: the constructor's
-arguments, the names and the shapes of the parameters are Flax's, so a parameter tree moves between
-the two unchanged. `LocallyConnected` and `PositionEmbedding` have no twin in Flax NNX.
+`Conv`, `Linear` and `MultiHeadAttention` are Flax's modules with the operator exchanged: the
+constructor's arguments, the names and the shapes of the parameters are Flax's, so a parameter tree
+moves between the two unchanged. `LocallyConnected` and `PositionEmbedding` have no twin in Flax.
 """
 
 import math
@@ -39,6 +39,18 @@ class Conv(nnx.Conv):
             spans = windows.spans(self.kernel_size, windows.per_axis("dilation", dilation, rank))
             windows.check_fits(inputs.shape[-rank - 1 : -1], spans)
         return super().__call__(inputs, *args, **kwargs)
+
+
+class Linear(nnx.Linear):
+    """`flax.nnx.Linear` with `functional.dot_general`.
+
+    >>> Linear(3, 8, rngs=nnx.Rngs(0))(jax.numpy.ones((4, 5, 3))).shape
+    (4, 5, 8)
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("dot_general", F.dot_general)
+        super().__init__(*args, **kwargs)
 
 
 def attention_fn(
@@ -98,7 +110,7 @@ def attention_fn(
 
 
 class MultiHeadAttention(nnx.MultiHeadAttention):
-    """`flax.nnx.MultiHeadAttention` that attends with `functional.dot_product_attention`.
+    """`flax.nnx.MultiHeadAttention` with `functional.dot_product_attention` and `dot_general`.
 
     >>> layer = MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
     >>> layer(jax.numpy.ones((4, 5, 8))).shape
@@ -114,6 +126,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
                 f"so that every head has as many"
             )
         kwargs.setdefault("attention_fn", attention_fn)
+        kwargs.setdefault("qkv_dot_general", F.dot_general)
+        kwargs.setdefault("out_dot_general", F.dot_general)
         super().__init__(num_heads, in_features, *args, **kwargs)
 
 
@@ -191,8 +205,8 @@ class EncoderBlock(nnx.Module):
         self.attention_norm = nnx.LayerNorm(features, rngs=rngs)
         self.attention = MultiHeadAttention(heads, features, decode=False, rngs=rngs)
         self.mlp_norm = nnx.LayerNorm(features, rngs=rngs)
-        self.expand = nnx.Linear(features, hidden, rngs=rngs)
-        self.contract = nnx.Linear(hidden, features, rngs=rngs)
+        self.expand = Linear(features, hidden, rngs=rngs)
+        self.contract = Linear(hidden, features, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         x = x + self.attention(self.attention_norm(x))

@@ -1,6 +1,7 @@
 """Training: a state, one pure step, and the compiled functions of a model."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 EVALUATION_BATCH = 256
+# 2 cores, batch 128, ms a step at 128 64 32 16 8 examples: the CNN of Flax's MNIST example
+# 59 45 44 44 48, a ViT of 4 layers, 64 features and 49 vectors 166 126 117 140 151.
+MICROBATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +124,55 @@ def train_step(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One update of the parameters down the gradient of `loss(params, batch)`.
 
+    The loss must be a mean over the examples: on a CPU it is taken over `microbatches`.
+
     Returns:
       The state after it, and the loss before it.
     """
-    value, gradient = jax.value_and_grad(loss)(state.params, batch)
+    value, gradient = mean_gradient(loss, state.params, batch, microbatches(len(batch.labels)))
     update, opt_state = recipe.optimizer().update(gradient, state.opt_state, state.params)
     rate = state.learning_rate * recipe.schedule(state.step, state.steps)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, update))
     return state.replace(params=params, opt_state=opt_state, step=state.step + 1), value
+
+
+def microbatches(examples: int) -> int:
+    """Into how many equal parts a batch is split, so that what a part takes stays in the cache.
+
+    One, but on a CPU as few as have at most `MICROBATCH` examples.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    return next(
+        n for n in range(1, examples + 1) if examples % n == 0 and examples // n <= MICROBATCH
+    )
+
+
+def mean_gradient(
+    loss: Callable[[chex.ArrayTree, Data], Array], params: chex.ArrayTree, batch: Data, parts: int
+) -> tuple[Float[Array, ""], chex.ArrayTree]:
+    """The loss, a mean over the examples, and its gradient, one of the equal parts at a time.
+
+    Of several parts, `vmap` over runs takes one run after the other, for the same reason.
+    """
+    of_part = jax.value_and_grad(loss)
+    if parts == 1:
+        return of_part(params, batch)
+    return sequential_vmap(functools.partial(_mean_of_parts, of_part, parts))(params, batch)
+
+
+def _mean_of_parts(
+    of_part: Callable[[chex.ArrayTree, Data], Any], parts: int, params: chex.ArrayTree, batch: Data
+) -> Any:
+    split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+    def add(total: Any, part: Data) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, of_part(params, part)), None
+
+    shapes = jax.eval_shape(of_part, params, jax.tree.map(lambda x: x[0], split))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, nothing, split)
+    return jax.tree.map(lambda x: x / parts, total)
 
 
 class Programs:

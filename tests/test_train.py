@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,6 +43,7 @@ def test_steps_are_those_of_adamw_written_out():
         del batch
         return ((params["kernel"] - target) ** 2).sum() + params["b"].sum()
 
+    batch = train.Data(jnp.zeros((1, 1)), jnp.zeros(1, int))
     params = {"kernel": jnp.array([[1.0, 1.0]]), "b": jnp.array([0.5])}
     state = train.TrainState(
         params=params,
@@ -56,7 +58,7 @@ def test_steps_are_those_of_adamw_written_out():
     rates = [0.5, 1.0, 0.5, 0.0]  # half the steps up, then half a cosine down
     for t in range(1, 5):
         expected_loss = ((w - target) ** 2).sum() + b.sum()
-        state, value = train.train_step(state, train.Data(None, None), loss=loss, recipe=recipe)
+        state, value = train.train_step(state, batch, loss=loss, recipe=recipe)
         assert float(value) == pytest.approx(expected_loss, rel=1e-5)
         gradient = [2 * (w - target), np.ones_like(b)]
         norm = np.sqrt(sum((g**2).sum() for g in gradient))
@@ -71,6 +73,26 @@ def test_steps_are_those_of_adamw_written_out():
         w, b = w - rate * (hat[0] + 0.1 * w), b - rate * hat[1]
         np.testing.assert_allclose(state.params["kernel"], w, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(state.params["b"], b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("examples, parts", [(32, 1), (33, 3), (128, 4), (97, 97), (5, 1)])
+def test_a_batch_is_split_into_the_fewest_equal_parts_that_fit(examples, parts):
+    assert train.microbatches(examples) == parts
+
+
+def test_the_gradient_of_parts_is_that_of_the_batch_also_over_runs():
+    rng = np.random.default_rng(0)
+    batch = train.Data(jnp.asarray(rng.normal(size=(12, 3))), jnp.asarray(rng.integers(0, 4, 12)))
+    params = {"kernel": jnp.asarray(rng.normal(size=(2, 3, 4)))}
+
+    def loss(params, batch):
+        return train.cross_entropy(jnp.tanh(batch.inputs @ params["kernel"]), batch.labels)
+
+    def of(parts):
+        one = functools.partial(train.mean_gradient, loss, batch=batch, parts=parts)
+        return jax.vmap(one)(params), one(jax.tree.map(lambda x: x[0], params))
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), of(3), of(1))
 
 
 def test_cross_entropy_is_the_sum_written_out():

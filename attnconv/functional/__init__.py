@@ -13,6 +13,7 @@ from attnconv.functional.attention import (
     dot_product_attention,
 )
 from attnconv.functional.conv import conv, conv_general_dilated, conv_transpose
+from attnconv.functional.dense import dot_general
 from attnconv.functional.local import local_kernel_shape, locally_connected
 from attnconv.functional.norm import group_norm, layer_norm, rms_norm
 from attnconv.functional.pool import avg_pool, max_pool
@@ -24,6 +25,7 @@ __all__ = [
     "conv",
     "conv_general_dilated",
     "conv_transpose",
+    "dot_general",
     "dot_product_attention",
     "group_norm",
     "layer_norm",

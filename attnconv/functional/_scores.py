@@ -1,9 +1,13 @@
 """What every attention shares: the checks of its arrays, and the way from scores to outputs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+from attnconv.lowering.linear import alike, linear
 
 
 def check_axes(**arrays: tuple[Array, str]) -> dict[str, int]:
@@ -116,6 +120,54 @@ def _softmax_jvp(primals, tangents):
     (tangent,) = tangents
     mean = (weights * tangent).sum(axis=-1, keepdims=True)
     return (weights, residual), (weights * (tangent - mean), jnp.zeros_like(residual))
+
+
+def attend(
+    scores: Float[Array, "B N T S"], value: Float[Array, "B S G K"], dtype: DTypeLike
+) -> tuple[Float[Array, "B T N K"], Float[Array, "B N T"]]:
+    """`y_i = sum_j softmax_j(s_ij) v_j` in `dtype`, and the logarithm of what divides it.
+
+    The gradient of the scores, `p_ij (ct_i . v_j - sum_k p_ik ct_i . v_k)`, has `ct_i . y_i` for
+    the sum: K products in place of S, and the weights are all that is kept.
+    """
+    return _attend(*alike(scores, value), dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _attend(scores: Array, value: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+    weights, residual = softmax(scores)
+    return weighted_sum(weights, value, dtype), residual
+
+
+@_attend.defjvp
+def _attend_jvp(dtype: DTypeLike, primals: tuple, tangents: tuple) -> tuple:
+    scores, value = primals
+    weights, residual = softmax(scores)
+    y = weighted_sum(weights, value, dtype)
+
+    def tangent(at: tuple, along: tuple) -> Array:
+        (weights, value, _), (dscores, dvalue) = at, along
+        mean = (weights * dscores).sum(axis=-1, keepdims=True)
+        dweights = weights * (dscores - mean)
+        return weighted_sum(dweights, value, dtype) + weighted_sum(weights, dvalue, dtype)
+
+    def transpose(at: tuple, ct: Array) -> tuple[Array, Array]:
+        weights, value, y = at
+        B, N, T, S = weights.shape
+        G = value.shape[2]
+
+        def rows(x: Array) -> Float[Array, "B G R K"]:
+            return x.swapaxes(1, 2).reshape(B, G, N // G * T, -1)
+
+        product = functools.partial(jnp.einsum, preferred_element_type=weights.dtype)
+        dots = product("BGRK,BSGK->BGRS", rows(ct), value).reshape(B, N, T, S)
+        mean = (rows(ct).astype(weights.dtype) * rows(y)).sum(axis=-1).reshape(B, N, T, 1)
+        narrow = weights.astype(value.dtype).reshape(B, G, N // G * T, S)
+        dvalue = product("BGRS,BGRK->BSGK", narrow, rows(ct).astype(value.dtype))
+        return weights * (dots - mean), dvalue.astype(value.dtype)
+
+    dy = linear(tangent, transpose, (weights, value, y), tangents)
+    return (y, residual), (dy, jnp.zeros_like(residual))
 
 
 def weighted_sum(

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnconv.errors import unknown
 from attnconv.functional import masks
 from attnconv.functional._scores import (
+    attend,
     batched,
     check_axes,
     check_lengths,
@@ -27,7 +28,6 @@ from attnconv.functional._scores import (
     check_window,
     masked,
     softmax,
-    weighted_sum,
     wide,
 )
 from attnconv.lowering import attention as lowering
@@ -143,7 +143,7 @@ def attention_weights(
         "key_value_seq_lengths": key_value_seq_lengths,
     }
     scores = _checked(query, key, bias, mask, scale, is_causal, lengths, local_window_size)
-    weights, _ = _weights(**scores)
+    weights, _ = softmax(_masked_scores(**scores))
     return weights if query.ndim == 4 else weights[0]
 
 
@@ -197,8 +197,7 @@ def additive_attention(
     from_query = project("BTNK,NKD->BNTD", batched(query), w_query)
     from_key = project("BSNC,NCD->BNSD", batched(key), w_key)
     scores = _additive_scores(from_query, from_key, w_score)
-    weights, _ = softmax(masked(scores, bias, mask))
-    y = weighted_sum(weights, batched(value), query.dtype)
+    y, _ = attend(masked(scores, bias, mask), batched(value), query.dtype)
     return y if query.ndim == 4 else y[0]
 
 
@@ -216,8 +215,8 @@ def _reference(
     value: Float[Array, "B S G K"], **scores: Any
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
     """The whole matrix of weights at once."""
-    weights, residual = _weights(**scores)
-    return weighted_sum(weights, value, scores["query"].dtype), residual.swapaxes(1, 2)
+    y, residual = attend(_masked_scores(**scores), value, scores["query"].dtype)
+    return y, residual.swapaxes(1, 2)
 
 
 def _auto(
@@ -267,7 +266,7 @@ _IMPLEMENTATIONS: dict[str, Callable[..., tuple[Array, Array]]] = {
 
 
 @functools.partial(jax.jit, static_argnames=("is_causal", "local_window_size"))
-def _weights(
+def _masked_scores(
     query: Float[Array, "B T N K"],
     key: Float[Array, "B S G K"],
     bias: Float[Array, "#B #N #T #S"] | None,
@@ -278,8 +277,8 @@ def _weights(
     query_seq_lengths: Int[Array, "B"] | None,
     key_value_seq_lengths: Int[Array, "B"] | None,
     local_window_size: tuple[int, int] | None,
-) -> tuple[Float[Array, "B N T S"], Float[Array, "B N T"]]:
-    """The weights of dot-product attention, and the logarithm of what each row was divided by."""
+) -> Float[Array, "B N T S"]:
+    """Scaled and biased scores, -inf where masked."""
     B, T, N, K = query.shape
     S, G = key.shape[1:3]
     dtype = wide(query.dtype)
@@ -297,8 +296,8 @@ def _weights(
         restrictions.append(masks.padding(key_value_seq_lengths, S))
     if query_seq_lengths is not None:
         restrictions.append(masks.padding(query_seq_lengths, T).swapaxes(-1, -2))
-    attend = functools.reduce(operator.and_, restrictions) if restrictions else None
-    return softmax(masked(scores, bias, attend))
+    mask = functools.reduce(operator.and_, restrictions) if restrictions else None
+    return masked(scores, bias, mask)
 
 
 def _checked(
@@ -311,7 +310,7 @@ def _checked(
     lengths: dict[str, Array | None],
     local_window_size: int | tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """The arguments of `_weights`: checked, with a batch axis, no default left open."""
+    """The arguments of `_masked_scores`: checked, with a batch axis, no default left open."""
     batch = "B " * (query.ndim != 3)
     sizes = check_axes(query=(query, f"{batch}T N K"), key=(key, f"{batch}S G K"))
     if sizes["G"] == 0 or sizes["N"] % sizes["G"]:
