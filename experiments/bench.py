@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from attnconv.bench import cases, measure, page, store, table
-from attnconv.bench.process import PeerError, Process, installed
+from attnconv.bench.process import WORKERS, PeerError, Process, installed
 from attnconv.errors import UsageError
 from experiments import common
 
@@ -55,10 +55,10 @@ def _run(chosen: list[cases.Case], out: Path) -> bool:
     """Measures the cases one after the other into the file; whether any had an error."""
     path, failed = out / "bench.json", False
     with contextlib.ExitStack() as stack:
-        processes = {name: stack.enter_context(Process(name)) for name in ("jax", "torch")}
+        processes = {name: stack.enter_context(Process(name)) for name in WORKERS}
         try:
-            environment = processes["jax"].ask("environment") | _versions()
-            measured = store.begin(store.load(path), environment, processes["jax"].ask("rates"))
+            environment = processes["ours"].ask("environment") | _versions()
+            measured = store.begin(store.load(path), environment, processes["ours"].ask("rates"))
         except PeerError as error:
             common.fail(error)
         print(table.header())

@@ -1,8 +1,9 @@
 """How a case is measured: checked, then timed peer by peer in rounds; memory and compiles apart.
 
 Peers of a round follow each other in changing order, so that what disturbs the machine disturbs
-them alike, and a ratio is taken within its round. JAX and PyTorch each have a process of their own,
-since a thread pool that waits for work disturbs the other.
+them alike, and a ratio is taken within its round. Ours, the other JAX peers and PyTorch each have a
+process of their own, since a thread pool that waits for work, or an allocator that was left with
+what another peer took, disturbs the next.
 """
 
 import random
@@ -15,7 +16,7 @@ import numpy as np
 
 from attnconv.bench.case import SECONDS, Case
 from attnconv.bench.forms import Arrays
-from attnconv.bench.process import PeerError, Process, family, installed
+from attnconv.bench.process import PeerError, Process, installed, worker
 
 Row = dict[str, Any]
 
@@ -53,7 +54,7 @@ def measure(case: Case, processes: Mapping[str, Process], *, seconds: float, mem
 
     Args:
       case: which case.
-      processes: the workers by framework.
+      processes: the workers by name.
       seconds: how long to go on with rounds beyond the least number of them.
       memory: whether to measure the peak memory, each peer in a fresh process; on Linux only.
     """
@@ -72,7 +73,7 @@ def measure(case: Case, processes: Mapping[str, Process], *, seconds: float, mem
         if case.suite == "compile":
             samples = _compile(case, peers)
         else:
-            row |= processes["jax"].ask("work", case)
+            row |= processes["ours"].ask("work", case)
             peers = _check(case, peers, processes, row)
             samples = _time(case, peers, processes, row, seconds)
     except PeerError as error:
@@ -114,7 +115,7 @@ def _check(
 def _ask(processes: Mapping[str, Process], peer: str, name: str, *arguments: Any) -> Any:
     """The answer of the peer's worker, or the error with the peer's name."""
     try:
-        return processes[family(peer)].ask(name, *arguments)
+        return processes[worker(peer)].ask(name, *arguments)
     except PeerError as error:
         raise PeerError(f"{peer}: {error}") from None
 
@@ -152,8 +153,8 @@ def _compile(case: Case, peers: Sequence[str]) -> list[dict[str, float]]:
     for i in range(COMPILES):
         taken = {}
         for peer in peers[:: (-1) ** i]:
-            with Process(family(peer)) as process:
-                taken[peer] = _ask({family(peer): process}, peer, "compile", case, peer)
+            with Process(worker(peer)) as process:
+                taken[peer] = _ask({worker(peer): process}, peer, "compile", case, peer)
         rounds.append(taken)
     return rounds
 
@@ -172,7 +173,7 @@ def _summarise(rounds: Sequence[Mapping[str, float]], row: Row) -> None:
 
 def _memory(case: Case, peers: Sequence[str], row: Row) -> None:
     for peer in peers:
-        with Process(family(peer)) as process:
+        with Process(worker(peer)) as process:
             try:
                 row["peers"][peer]["memory"] = process.ask("memory", case, peer)
             except PeerError as error:

@@ -9,16 +9,23 @@ from typing import Any
 
 from attnconv import runs
 
-FAMILY = {"attnconv": "jax", "alone": "jax", "jax": "jax", "flax": "jax", "equinox": "jax"}
+# Ours apart from the rest of JAX: what a peer leaves in the allocator and caches slows it down.
+WORKER = {"attnconv": "ours", "alone": "ours", "jax": "jax", "flax": "jax", "equinox": "jax"}
+WORKERS = ("ours", "jax", "torch")
 
 
 class PeerError(Exception):
     """A peer could not do what it was asked."""
 
 
-def family(peer: str) -> str:
-    """The worker that a peer runs in."""
-    return FAMILY.get(peer, peer)
+def worker(peer: str) -> str:
+    """The name of the worker that a peer runs in."""
+    return WORKER.get(peer, peer)
+
+
+def framework(worker: str) -> str:
+    """What the programs of a worker are written in."""
+    return "torch" if worker == "torch" else "jax"
 
 
 def installed(peer: str) -> bool:
@@ -28,8 +35,8 @@ def installed(peer: str) -> bool:
 class Process:
     """A worker that is started when it is first asked, and again after it died."""
 
-    def __init__(self, family: str):
-        self.family = family
+    def __init__(self, worker: str):
+        self.framework = framework(worker)
         self.child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Process":
@@ -45,7 +52,7 @@ class Process:
           PeerError: the method raised, or the process died of it.
         """
         if self.child is None:
-            self.child = _start(self.family)
+            self.child = _start(self.framework)
         assert self.child.stdin is not None and self.child.stdout is not None
         try:
             pickle.dump((name, arguments), self.child.stdin)
@@ -66,14 +73,14 @@ class Process:
             self.child = None
 
 
-def _start(family: str) -> subprocess.Popen[bytes]:
+def _start(framework: str) -> subprocess.Popen[bytes]:
     """A worker with as many threads as cores, and no compile cache."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",  # the suites and their floors are those of the CPU
         "JAX_ENABLE_COMPILATION_CACHE": "0",
         "OMP_NUM_THREADS": str(runs.cores()),
     }
-    command = [sys.executable, "-m", "attnconv.bench.worker", family]
+    command = [sys.executable, "-m", "attnconv.bench.worker", framework]
     pipe = subprocess.PIPE
     # In a session of its own, so that a key that stops the parent does not reach it first.
     return subprocess.Popen(

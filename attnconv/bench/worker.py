@@ -24,8 +24,8 @@ SAMPLE = 0.02  # seconds; shorter runs are repeated for as long, as one sample
 class Worker:
     """What the parent may ask, by the names of the methods."""
 
-    def __init__(self, family: str):
-        module = importlib.import_module(f"attnconv.bench.{family}_programs")
+    def __init__(self, framework: str):
+        module = importlib.import_module(f"attnconv.bench.{framework}_programs")
         self.make: Callable[[Case, str], Program] = module.program
         self.programs: dict[str, Program] = {}
         self.calls: dict[str, int] = {}
@@ -95,10 +95,10 @@ def _status(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
-def main(family: str) -> None:
+def main(framework: str) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
-    worker = Worker(family)
+    worker = Worker(framework)
     while True:
         try:
             name, arguments = pickle.load(sys.stdin.buffer)

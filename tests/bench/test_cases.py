@@ -12,7 +12,7 @@ from flax import nnx
 from attnconv import functional as F
 from attnconv.bench import cases, count, forms, jax_peers, jax_programs
 from attnconv.bench.measure import TOLERANCE, difference
-from attnconv.bench.process import family, installed
+from attnconv.bench.process import framework, installed, worker
 from attnconv.errors import UsageError
 from attnconv.models import cost
 from attnconv.spec import Spec
@@ -105,7 +105,7 @@ def test_peers_agree(name):
     with simply_compiled():
         expected = jax_programs.program(small, reference).read()
         for peer in others:
-            programs = importlib.import_module(f"attnconv.bench.{family(peer)}_programs")
+            programs = importlib.import_module(f"attnconv.bench.{framework(worker(peer))}_programs")
             assert difference(programs.program(small, peer).read(), expected) < TOLERANCE
 
 
