@@ -1,11 +1,13 @@
 """What every entrypoint shares: the flags of a study, errors as one line, the progress bar."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from tqdm import tqdm
 
@@ -47,8 +49,16 @@ def launch(main: Callable[[], None]) -> None:
             print("stopped; the same command goes on from here", file=sys.stderr)
             sys.exit(130)
 
+    keep_compiled()
     logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it did not find
     app.run(guarded, flags_parser=parse)
+
+
+def keep_compiled() -> None:
+    """What took long to compile stays on disk for the next command, in a folder of our own."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(folder / "attnconv" / "jax"))
 
 
 def fail(error: object) -> Any:

@@ -14,6 +14,7 @@ from attnconv.functional.attention import (
 )
 from attnconv.functional.conv import conv, conv_general_dilated, conv_transpose
 from attnconv.functional.dense import dot_general
+from attnconv.functional.explain import explain
 from attnconv.functional.local import local_kernel_shape, locally_connected
 from attnconv.functional.norm import group_norm, layer_norm, rms_norm
 from attnconv.functional.pool import avg_pool, max_pool
@@ -27,6 +28,7 @@ __all__ = [
     "conv_transpose",
     "dot_general",
     "dot_product_attention",
+    "explain",
     "group_norm",
     "layer_norm",
     "local_kernel_shape",

@@ -31,6 +31,7 @@ from attnconv.functional._scores import (
     wide,
 )
 from attnconv.lowering import attention as lowering
+from attnconv.lowering.choice import note
 
 
 # The overloads name only the argument that decides the type of the result.
@@ -103,6 +104,8 @@ def dot_product_attention(  # type: ignore[misc]
     scores = _checked(query, key, bias, mask, scale, is_causal, lengths, local_window_size)
     axes = "B S G K" if query.ndim == 4 else "S G K"
     check_axes(key=(key, axes), value=(value, axes))
+    if name == "reference":
+        note("dot_product_attention", "any", "matrix", "implementation is 'reference'")
     y, residual = _IMPLEMENTATIONS[name](batched(value), **scores)
     y = y.reshape(query.shape)
     if not return_residual:

@@ -18,6 +18,7 @@ from attnconv.errors import unknown
 from attnconv.functional import windows
 from attnconv.functional.windows import Padding, PerAxis
 from attnconv.lowering import conv as lowering
+from attnconv.lowering.choice import note
 
 
 def conv(
@@ -171,9 +172,13 @@ def conv_general_dilated(
         preferred_element_type=preferred_element_type,
         out_sharding=out_sharding,
     )
-    special = (precision, preferred_element_type, out_sharding) != (None,) * 3
     out = jax.eval_shape(stock, lhs, rhs)  # all checks, with the errors of lax
-    if special or batch_group_count != 1 or not _served(lhs, rhs, out, dimension_numbers):
+    if (precision, preferred_element_type, out_sharding, batch_group_count) != (None,) * 3 + (1,):
+        excluded: str | None = "a precision, element type, sharding or batch groups are asked for"
+    else:
+        excluded = _excluded(lhs, rhs, out, dimension_numbers)
+    if excluded is not None:
+        note("conv_general_dilated", "any", "lax", excluded)
         return stock(lhs, rhs)
     ones = (1,) * (rhs.ndim - 2)
     dilation = ones if rhs_dilation is None else tuple(rhs_dilation)
@@ -189,17 +194,20 @@ def conv_general_dilated(
     return lowering.conv(lhs, rhs, geometry=geometry, groups=feature_group_count)
 
 
-def _served(lhs: Array, rhs: Array, out: jax.ShapeDtypeStruct, dimension_numbers: Any) -> bool:
-    """Whether the lowering takes these: channels last, floating point, nothing empty."""
+def _excluded(
+    lhs: Array, rhs: Array, out: jax.ShapeDtypeStruct, dimension_numbers: Any
+) -> str | None:
+    """Why the lowering does not take these arrays; None where it does."""
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     image = (0, lhs.ndim - 1, *range(1, lhs.ndim - 1))
     kernel = (rhs.ndim - 1, rhs.ndim - 2, *range(rhs.ndim - 2))
-    return (
-        (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) == (image, kernel, image)
-        and jnp.issubdtype(lhs.dtype, jnp.floating)
-        and min(lhs.size, rhs.size, out.size) > 0
-        and lhs.ndim > 2
-    )
+    if (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) != (image, kernel, image):
+        return "channels are not last"
+    if not jnp.issubdtype(lhs.dtype, jnp.floating):
+        return f"{lhs.dtype} is not floating point"
+    if min(lhs.size, rhs.size, out.size) == 0 or lhs.ndim == 2:
+        return "an array is empty, or has no spatial axis"
+    return None
 
 
 def _rank(kernel: Array) -> int:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from attnconv.lowering import attention_cpu
 from attnconv.lowering.attention_cpu import Fixed, Moving
+from attnconv.lowering.choice import note
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.linear import alike, linear
 
@@ -64,20 +65,23 @@ class _Form(NamedTuple):
         return gradient
 
 
-@functools.partial(jax.jit, static_argnames=("reference", "is_causal", "window"))
 def attention(
     moving: Moving, fixed: Fixed, *, reference: Reference, is_causal: bool, window: Window
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
-    """`y` in the form that is fast where it runs, and the residual, which has no gradient.
-
-    Compiled, so that a call outside `jit` is traced once for its shapes.
-    """
-    name, _ = form(moving.query.shape, moving.key.shape)
+    """`y` in the form that is fast where it runs, and the residual, which has no gradient."""
+    name, reason = form(moving.query.shape, moving.key.shape)
+    note("dot_product_attention", "cpu", name, reason)
+    note("dot_product_attention", "other", "matrix", "the only form there yet")
     if name == "matrix":
         return reference(moving, fixed, is_causal, window)
+    return _compiled(_Form(reference, is_causal, window, name == "blocks"), moving, fixed)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # traced once where calls are outside of `jit`
+def _compiled(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
     leaves, tree = jax.tree.flatten((moving, fixed))
     moving, fixed = jax.tree.unflatten(tree, alike(*leaves))
-    return _attend(_Form(reference, is_causal, window, name == "blocks"), moving, fixed)
+    return _attend(form, moving, fixed)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -16,13 +16,13 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from attnconv.lowering import conv_cpu
+from attnconv.lowering.choice import note
 from attnconv.lowering.linear import alike, linear
 from attnconv.lowering.views import Geometry, Problem, stock
 
 _ARRAYS = ("x", "kernel", "y")
 
 
-@functools.partial(jax.jit, static_argnames=("geometry", "groups"))
 def conv(
     x: Float[Array, "B *spatial C"],
     kernel: Float[Array, "*window I O"],
@@ -30,11 +30,15 @@ def conv(
     geometry: Geometry,
     groups: int,
 ) -> Float[Array, "B *out O"]:
-    """Convolution in the form that is fast where it runs; the output size must be positive.
-
-    Compiled, so that a call outside `jit` is traced once for each geometry.
-    """
+    """Convolution in the form that is fast where it runs; the output size must be positive."""
     problem = Problem(geometry, groups, x.shape[1:-1], kernel.shape[:-2])
+    note("conv", "cpu", *conv_cpu.form(problem, x.shape[-1], kernel.shape[-1]))
+    note("conv", "other", "xla", "cuDNN or XLA's own is fast there")
+    return _compiled(problem, x, kernel)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # traced once where calls are outside of `jit`
+def _compiled(problem: Problem, x: Array, kernel: Array) -> Array:
     return _open("y", problem, *alike(x, kernel))
 
 

@@ -32,16 +32,42 @@ def wide(form):
     return call
 
 
+def form(problem: Problem, channels: int, features: int) -> tuple[str, str]:
+    """What `convolve` takes, and why.
+
+    "shifts" sums scaled views, "groups" makes dense convolutions of some groups each, "planes"
+    convolves the planes of a volume, "images" takes products of views image by image, and "xla" is
+    XLA's convolution.
+    """
+    count, groups = math.prod(problem.window), problem.groups
+    if groups == channels == features and count <= UNROLL:
+        reason = f"one kernel of {count} <= {UNROLL} offsets for each channel"
+        return "shifts", reason
+    if groups > 1:
+        parts, _ = _parts(groups, channels)
+        return "groups", f"{groups} groups of {channels // groups} channels in {parts} parts"
+    if len(problem.window) == 3:
+        return "planes", "XLA's convolution in three dimensions is slower than in two"
+    if _by_image(problem, channels, features):
+        reason = f"{channels} to {features} features: XLA's convolution would use one core"
+        return "images", reason
+    return "xla", f"{channels} to {features} features in one group: as fast as any other form"
+
+
 @wide
 def convolve(
     problem: Problem, x: Float[Array, "B *spatial C"], kernel: Float[Array, "*window I O"]
 ) -> Float[Array, "B *out O"]:
     """`y_i = sum_k x_{i stride + k dilation - padding} W_k`."""
-    if _depthwise(problem, kernel):
-        return _shifted_sum(problem, x, kernel)
-    if problem.groups > 1:
-        return _grouped(_dense, problem, x, kernel)
-    return _dense(problem, x, kernel)
+    name, _ = form(problem, x.shape[-1], kernel.shape[-1])
+    forms = {
+        "shifts": _shifted_sum,
+        "groups": _grouped,
+        "planes": _planes,
+        "images": _rows,
+        "xla": _dense,
+    }
+    return forms[name](problem, x, kernel)
 
 
 @wide
@@ -86,25 +112,28 @@ def kernel_gradient(
     """The kernel that `<convolve(x, kernel), y>` is the product with."""
     if problem.groups == 1:
         return _dense_kernel_gradient(problem, x, y)
-    if problem.groups == x.shape[-1] == y.shape[-1] and math.prod(problem.window) <= UNROLL:
+    if form(problem, x.shape[-1], y.shape[-1])[0] == "shifts":
         return _shifted_products(problem, x, y)
     return _grouped_kernel_gradient(problem, x, y)
 
 
 def _dense(problem: Problem, x: Array, kernel: Array) -> Array:
-    if _by_image(problem, *kernel.shape[-2:]):
-        return _rows(problem, x, kernel)
-    geometry = problem.geometry
-    if min(n for pair in geometry.padding for n in pair) < 0:  # XLA has no fast form of it
-        x = padded(x, geometry)
-        rank = len(problem.window)
-        geometry = geometry._replace(padding=((0, 0),) * rank, input_dilation=(1,) * rank)
-        problem = problem._replace(geometry=geometry, spatial=x.shape[1:-1])
+    if min(n for pair in problem.geometry.padding for n in pair) < 0:
+        problem, x = _filled(problem, x)
     return stock(problem, x, kernel)
+
+
+def _filled(problem: Problem, x: Array) -> tuple[Problem, Array]:
+    """The same with padding and gaps made of zeros first, where XLA's own way is slow."""
+    x, rank = padded(x, problem.geometry), len(problem.window)
+    geometry = problem.geometry._replace(padding=((0, 0),) * rank, input_dilation=(1,) * rank)
+    return problem._replace(geometry=geometry, spatial=x.shape[1:-1]), x
 
 
 def _dense_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
     """A convolution of x, its images as channels, by y, its positions as a window."""
+    if max(problem.geometry.input_dilation) > 1:
+        problem, x = _filled(problem, x)
     geometry, rank = problem.geometry, len(problem.window)
     channels, features = x.shape[-1], y.shape[-1]
     if channels * math.prod(problem.window) <= FEW:
@@ -112,6 +141,8 @@ def _dense_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
             padded(x, geometry), dict(enumerate(problem.window)), problem.size, geometry
         ).reshape(-1, channels * math.prod(problem.window))
         return (y.reshape(-1, features).T @ seen).T.reshape(*problem.window, channels, features)
+    if rank == 3:
+        return _planes_kernel_gradient(problem, x, y)
     if _by_image(problem, channels, features):
         return _rows_kernel_gradient(problem, x, y)
     across = _placed(
@@ -129,6 +160,38 @@ def _dense_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
     return jnp.moveaxis(gradient, 0, rank)
 
 
+def _planes(problem: Problem, x: Array, kernel: Array) -> Array:
+    """The sum over the depth of the kernel of convolutions in two dimensions, planes as images."""
+    flat, planes = _flat(problem, x)
+    y = sum(_dense(flat, plane, weights) for plane, weights in zip(planes, kernel, strict=True))
+    return jnp.reshape(y, (len(x), *problem.size, kernel.shape[-1]))
+
+
+def _planes_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
+    flat, planes = _flat(problem, x)
+    y = y.reshape(-1, *y.shape[2:])
+    return jnp.stack([_dense_kernel_gradient(flat, plane, y) for plane in planes])
+
+
+def _flat(problem: Problem, x: Array) -> tuple[Problem, list[Array]]:
+    """The problem of one plane, and for each depth of the kernel the planes that it meets."""
+    geometry = problem.geometry
+    whole = geometry._replace(
+        padding=(geometry.padding[0], (0, 0), (0, 0)),
+        input_dilation=(geometry.input_dilation[0], 1, 1),
+    )
+    across = Geometry(
+        geometry.stride[1:],
+        geometry.padding[1:],
+        geometry.dilation[1:],
+        geometry.input_dilation[1:],
+    )
+    image = padded(x, whole)
+    seen = [view(image, {0: k}, problem.size, geometry) for k in range(problem.window[0])]
+    planes = [plane.reshape(-1, *plane.shape[2:]) for plane in seen]
+    return Problem(across, 1, problem.spatial[1:], problem.window[1:]), planes
+
+
 def _by_image(problem: Problem, channels: int, features: int) -> bool:
     """Whether products image by image are faster than XLA's convolution, which has one core then.
 
@@ -139,6 +202,7 @@ def _by_image(problem: Problem, channels: int, features: int) -> bool:
     return (
         len(problem.window) == 2
         and set(geometry.stride) == set(geometry.input_dilation) == {1}
+        and math.prod(problem.window) >= 9
         and min(channels, features) >= 64
         and features < 128
         and 1024 <= math.prod(problem.size) <= 2048
@@ -178,7 +242,7 @@ def _rows_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
     return total.swapaxes(1, 2).reshape(*problem.window, channels, features)
 
 
-def _grouped(form, problem: Problem, x: Array, kernel: Array) -> Array:
+def _grouped(problem: Problem, x: Array, kernel: Array) -> Array:
     """One dense convolution for each part of the channels.
 
     Parts of less than NARROW channels are merged, with zeros between them.
@@ -187,7 +251,7 @@ def _grouped(form, problem: Problem, x: Array, kernel: Array) -> Array:
     dense = problem._replace(groups=1)
     kernels = _block_diagonal(kernel, parts, merged)
     images = jnp.moveaxis(x.reshape(*x.shape[:-1], parts, -1), -2, 0)
-    y = lax.map(lambda part: form(dense, *part), (images, kernels))
+    y = lax.map(lambda part: _dense(dense, *part), (images, kernels))
     return jnp.moveaxis(y, 0, -2).reshape(*y.shape[1:-1], kernel.shape[-1])
 
 
@@ -221,11 +285,6 @@ def _block_diagonal(kernel: Array, parts: int, merged: int) -> Array:
     blocks = kernel.reshape(*window, inputs, parts, merged, -1)
     blocks = jnp.einsum("...ipmo,mn->p...nimo", blocks, jnp.eye(merged, dtype=kernel.dtype))
     return blocks.reshape(parts, *window, merged * inputs, features // parts)
-
-
-def _depthwise(problem: Problem, kernel: Array) -> bool:
-    one_each = problem.groups == kernel.shape[-1] and kernel.shape[-2] == 1
-    return one_each and math.prod(problem.window) <= UNROLL
 
 
 def _shifted_sum(problem: Problem, x: Array, kernel: Array) -> Array:

@@ -37,7 +37,7 @@ class Scripted(Process):
 
 
 def measured(worker, case=TWO, seconds=0.0):
-    return measure.measure(case, {"jax": worker}, seconds=seconds, memory=False)
+    return measure.measure(case, {"ours": worker, "jax": worker}, seconds=seconds, memory=False)
 
 
 def test_a_ratio_is_the_median_of_those_of_the_rounds():
