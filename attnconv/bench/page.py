@@ -59,11 +59,12 @@ def _introduction(measured: Measured, beside: Measured | None) -> str:
         The page is written by `make bench` from `bench.json`.""",
         """Float32. A case runs first once on every peer, whose results, gradients included, must
         agree within 1e-4 of the largest number. Then come rounds: in each, every peer is timed
-        once, in changing order, JAX and PyTorch in a process each. A ratio is the median over
-        rounds of the peer's time divided by ours in the same round, with the quartiles; more than 1
-        means that ours is faster. `gradient` is forward and the gradients of all inputs. PyTorch's
-        convolutions have the faster of its two layouts. Memory is the peak of one run in a fresh
-        process above what it had with inputs and program ready.""",
+        once, after runs that wake its threads, in changing order; ours, the rest of JAX and
+        PyTorch have a process each. A ratio is the median over rounds of the peer's time divided by
+        ours in the same round, with the quartiles; more than 1 means that ours is faster.
+        `gradient` is forward and the gradients of all inputs. PyTorch's convolutions have the
+        faster of its two layouts. Memory is the peak of one run in a fresh process above what it
+        had with inputs and program ready.""",
         f"""The bound is the time that this machine would need at the rate of a large product,
         {rates["flops"] / 1e9:.0f} GFLOP/s, or of a large copy, {rates["bytes"] / 1e9:.1f} GB/s,
         whichever is longer, as a part of the time that ours takes. Arrays that stay in a cache move
