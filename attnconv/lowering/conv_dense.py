@@ -8,6 +8,7 @@ terms of that, or of products of views where XLA's convolution would use one cor
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
@@ -15,6 +16,8 @@ from jaxtyping import Array
 from attnconv.lowering.linear import alike
 from attnconv.lowering.views import Geometry, Problem, offsets, padded, patches, stock, view
 
+# XLA's convolution to fewer than 128 features uses one core in JAX 0.10, and all of them in 0.12.
+ONE_CORE = jax.__version_info__ < (0, 12)
 FEW = 32  # numbers that a window sees, up to which the kernel's gradient gathers them
 PHASES = 16  # convolutions that one of an image with gaps is split into, at most
 
@@ -157,7 +160,8 @@ def by_image(problem: Problem, channels: int, features: int) -> bool:
     """
     geometry = problem.geometry
     return (
-        len(problem.window) == 2
+        ONE_CORE
+        and len(problem.window) == 2
         and set(geometry.stride) == set(geometry.input_dilation) == {1}
         and math.prod(problem.window) >= 9
         and min(channels, features) >= 64

@@ -7,6 +7,7 @@ from flax import nnx
 
 from attnconv import functional as F
 from attnconv import models
+from attnconv.lowering import conv_dense
 from attnconv.spec import Spec
 
 
@@ -24,7 +25,8 @@ def shape(*sizes, dtype=jnp.float32):
         ((8, 8, 8, 64), (3, 3, 64, 64), 1, "xla", "64 to 64 features in one group"),
     ],
 )
-def test_convolution(x, kernel, groups, form, reason):
+def test_convolution(monkeypatch, x, kernel, groups, form, reason):
+    monkeypatch.setattr(conv_dense, "ONE_CORE", True)
     cpu, other = F.explain(F.conv, shape(*x), shape(*kernel), groups=groups)
     assert (cpu.operator, cpu.platform, cpu.form) == ("conv", "cpu", form)
     assert reason in cpu.reason
