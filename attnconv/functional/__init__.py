@@ -7,11 +7,8 @@
 """
 
 from attnconv.functional import masks, positions
-from attnconv.functional.attention import (
-    additive_attention,
-    attention_weights,
-    dot_product_attention,
-)
+from attnconv.functional.additive import additive_attention
+from attnconv.functional.attention import attention_weights, dot_product_attention
 from attnconv.functional.conv import conv, conv_general_dilated, conv_transpose
 from attnconv.functional.dense import dot_general
 from attnconv.functional.explain import explain

@@ -75,7 +75,7 @@ class KeyBlocks:
             start = jnp.clip(low, 0, self.S - self.width)
             attend = self._attend(b, n, at, start, start)
             return step(start, self.width, attend, nothing if summed else None)
-        wide = min(INSIDE, self.S)
+        wide = max(self.width, min(INSIDE, self.S))
         whole = self._whole(b, i, low, high) // wide
 
         def inside(c: Array, carry: Any) -> Any:
