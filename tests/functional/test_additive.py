@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-
 from jax.test_util import check_grads
 
 from attnconv.functional import additive_attention, masks
