@@ -32,7 +32,7 @@ def conv(
 ) -> Float[Array, "B *out O"]:
     """Convolution in the form that is fast where it runs; the output size must be positive."""
     problem = Problem(geometry, groups, x.shape[1:-1], kernel.shape[:-2])
-    note("conv", "cpu", *conv_cpu.form(problem, x.shape[-1], kernel.shape[-1]))
+    note("conv", "cpu", *conv_cpu.form(problem, len(x), x.shape[-1], kernel.shape[-1]))
     note("conv", "other", "xla", "cuDNN or XLA's own is fast there")
     return _compiled(problem, x, kernel)
 

@@ -8,23 +8,19 @@ convolutions of a part of the channels, or for depthwise kernels as sums of scal
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnconv.lowering.conv_dense import (
-    by_image,
-    by_planes,
-    by_rows,
-    dense,
-    dense_kernel_gradient,
-    placed,
-)
+from attnconv.lowering import conv_dense
+from attnconv.lowering.conv_dense import by_planes, dense, dense_kernel_gradient, placed
 from attnconv.lowering.linear import alike
 from attnconv.lowering.views import Problem, offsets, padded, view
 
 UNROLL = 64  # multiply-adds that are one expression; larger ones compile for minutes
+SHARED = 8  # parts of the channels that are written out, not a loop
 NARROW = 16  # groups are merged until they have as many channels; see _grouped
 
 
@@ -39,12 +35,12 @@ def wide(form):
     return call
 
 
-def form(problem: Problem, channels: int, features: int) -> tuple[str, str]:
+def form(problem: Problem, images: int, channels: int, features: int) -> tuple[str, str]:
     """What `convolve` takes, and why.
 
     "shifts" sums scaled views, "groups" makes dense convolutions of some groups each, "planes"
-    convolves the planes of a volume, "images" takes products of views image by image, and "xla" is
-    XLA's convolution.
+    convolves the planes of a volume. Of dense ones, "phases" splits an image with gaps, "product"
+    multiplies matrices, "wide" places images side by side, and "xla" is XLA's convolution.
     """
     count, groups = math.prod(problem.window), problem.groups
     if groups == channels == features and count <= UNROLL:
@@ -55,10 +51,7 @@ def form(problem: Problem, channels: int, features: int) -> tuple[str, str]:
         return "groups", f"{groups} groups of {channels // groups} channels in {parts} parts"
     if len(problem.window) == 3:
         return "planes", "XLA's convolution in three dimensions is slower than in two"
-    if by_image(problem, channels, features):
-        reason = f"{channels} to {features} features: XLA's convolution would use one core"
-        return "images", reason
-    return "xla", f"{channels} to {features} features in one group: as fast as any other form"
+    return conv_dense.form(problem, images, channels, features)
 
 
 @wide
@@ -66,15 +59,9 @@ def convolve(
     problem: Problem, x: Float[Array, "B *spatial C"], kernel: Float[Array, "*window I O"]
 ) -> Float[Array, "B *out O"]:
     """`y_i = sum_k x_{i stride + k dilation - padding} W_k`."""
-    name, _ = form(problem, x.shape[-1], kernel.shape[-1])
-    forms = {
-        "shifts": _shifted_sum,
-        "groups": _grouped,
-        "planes": by_planes,
-        "images": by_rows,
-        "xla": dense,
-    }
-    return forms[name](problem, x, kernel)
+    name, _ = form(problem, len(x), x.shape[-1], kernel.shape[-1])
+    forms = {"shifts": _shifted_sum, "groups": _grouped, "planes": by_planes}
+    return forms.get(name, dense)(problem, x, kernel)
 
 
 @wide
@@ -119,7 +106,7 @@ def kernel_gradient(
     """The kernel that `<convolve(x, kernel), y>` is the product with."""
     if problem.groups == 1:
         return dense_kernel_gradient(problem, x, y)
-    if form(problem, x.shape[-1], y.shape[-1])[0] == "shifts":
+    if form(problem, len(x), x.shape[-1], y.shape[-1])[0] == "shifts":
         return _shifted_products(problem, x, y)
     return _grouped_kernel_gradient(problem, x, y)
 
@@ -130,26 +117,31 @@ def _grouped(problem: Problem, x: Array, kernel: Array) -> Array:
     Parts of less than NARROW channels are merged, with zeros between them.
     """
     parts, merged = _parts(problem.groups, x.shape[-1])
-    alone = problem._replace(groups=1)
     kernels = _block_diagonal(kernel, parts, merged)
-    images = jnp.moveaxis(x.reshape(*x.shape[:-1], parts, -1), -2, 0)
-    y = lax.map(lambda part: dense(alone, *part), (images, kernels))
+    y = _each(functools.partial(dense, problem._replace(groups=1)), _split(x, parts), kernels)
     return jnp.moveaxis(y, 0, -2).reshape(*y.shape[1:-1], kernel.shape[-1])
 
 
 def _grouped_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
     parts, merged = _parts(problem.groups, x.shape[-1])
-    alone = problem._replace(groups=1)
-
-    def split(a: Array) -> Array:
-        return jnp.moveaxis(a.reshape(*a.shape[:-1], parts, -1), -2, 0)
-
-    gradient = lax.map(lambda part: dense_kernel_gradient(alone, *part), (split(x), split(y)))
+    alone = functools.partial(dense_kernel_gradient, problem._replace(groups=1))
+    gradient = _each(alone, _split(x, parts), _split(y, parts))
     rank, features = len(problem.window), y.shape[-1] // problem.groups
     blocks = gradient.reshape(parts, *problem.window, merged, -1, merged, features)
     blocks = jnp.diagonal(blocks, axis1=rank + 1, axis2=rank + 3)  # [parts, *window, I, O', merged]
     blocks = jnp.moveaxis(blocks, (0, -1), (rank + 1, rank + 2))
     return blocks.reshape(*problem.window, -1, y.shape[-1])
+
+
+def _split(x: Array, parts: int) -> Array:
+    return jnp.moveaxis(x.reshape(*x.shape[:-1], parts, -1), -2, 0)
+
+
+def _each(function: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+    """The function of each pair; a few pairs are not a loop, so that XLA can share them out."""
+    if len(a) > SHARED:
+        return lax.map(lambda pair: function(*pair), (a, b))
+    return jnp.stack([function(*pair) for pair in zip(a, b, strict=True)])
 
 
 def _parts(groups: int, channels: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 XLA's convolution is fast there when the image comes as `[B, *spatial, C]` and the kernel as
 `[*window, C, O]`, with neither gaps nor cuts, in at most two dimensions. Everything is written in
-terms of that, or of products of views where XLA's convolution would use one core.
+terms of that, with the images side by side where XLA's convolution would use one core.
 """
 
 import math
@@ -16,19 +16,99 @@ from jaxtyping import Array
 from attnconv.lowering.linear import alike
 from attnconv.lowering.views import Geometry, Problem, offsets, padded, patches, stock, view
 
-# XLA's convolution to fewer than 128 features uses one core in JAX 0.10, and all of them in 0.12.
+# Before JAX 0.12, XLA's convolution shares its work out in blocks of a row's positions and of
+# features: narrow images with few features have a single block, and one core.
 ONE_CORE = jax.__version_info__ < (0, 12)
+WIDE = (448, 1152)  # positions in a row of images side by side
 FEW = 32  # numbers that a window sees, up to which the kernel's gradient gathers them
 PHASES = 16  # convolutions that one of an image with gaps is split into, at most
+PART = 1 << 17  # numbers of y that the gradient of a kernel takes at once
+
+
+def form(problem: Problem, images: int, channels: int, features: int) -> tuple[str, str]:
+    """What `dense` takes, and why."""
+    geometry, size = problem.geometry, problem.size
+    if set(geometry.stride) == {1} and 1 < math.prod(geometry.input_dilation) <= PHASES:
+        return "phases", "an image with gaps: a convolution for each remainder of the index"
+    if math.prod(problem.window) == 1 and max(geometry.input_dilation) == 1:
+        return "product", "a window of one position is a product of matrices"
+    side = side_by_side(problem, images, channels, features)
+    if side > 1:
+        return (
+            "wide",
+            f"{size[-1]} positions in a row: one core, but for {side} images side by side",
+        )
+    return "xla", f"{channels} to {features} features in one group: as fast as any other form"
 
 
 def dense(problem: Problem, x: Array, kernel: Array) -> Array:
     geometry = problem.geometry
-    if set(geometry.stride) == {1} and 1 < math.prod(geometry.input_dilation) <= PHASES:
+    name, _ = form(problem, len(x), *kernel.shape[-2:])
+    if name == "phases":
         return _phases(problem, x, kernel)
+    if name == "product":
+        seen = view(
+            padded(x, geometry), dict.fromkeys(range(len(problem.size)), 0), problem.size, geometry
+        )
+        y = seen.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
+        return y.reshape(len(x), *problem.size, -1)
     if min(n for pair in geometry.padding for n in pair) < 0:
         problem, x = _filled(problem, x)
+    if name == "wide":
+        return _wide(problem, x, kernel)
     return stock(problem, x, kernel)
+
+
+def side_by_side(problem: Problem, images: int, channels: int, features: int) -> int:
+    """How many images are placed side by side for XLA's convolution to use all cores; 1 for none.
+
+    It costs two copies and the positions between the images. Batch 32, 2 cores, 3x3, ms for XLA's
+    and for this: 32x32 16->16 0.7 0.8, 3->64 0.5 0.8, 32->32 2.5 1.6, 32->64 4.9 3.7, 64->64
+    10.1 7.4, 64->96 14.7 8.6; 28x28 32->64 3.9 2.4; 16x16 64->64 2.4 1.7; 8x8 128->64 1.3 1.3.
+    """
+    if not ONE_CORE or len(problem.window) > 2 or max(problem.geometry.input_dilation) > 1:
+        return 1
+    size, count = problem.size, math.prod(problem.window)
+    width = size[-1]
+    products = count * channels * features
+    if (
+        0 in (images, *size)
+        or width >= 96  # more than one block
+        or (features >= 128 and count * channels >= 1024)  # the same
+        or products < 128 * (channels + features)
+        or products * images * math.prod(size) < 5e7
+    ):
+        return 1
+    slot = _slot(problem)
+    if slot > 1.2 * width:
+        return 1
+    least, most = WIDE
+    return next(
+        (m for m in range(images, 1, -1) if images % m == 0 and least <= m * slot <= most), 1
+    )
+
+
+def _slot(problem: Problem) -> int:
+    """The positions in a row from one image to the next, when side by side."""
+    low, high = problem.geometry.padding[-1]
+    return -(-(problem.spatial[-1] + low + high) // problem.geometry.stride[-1])
+
+
+def _wide(problem: Problem, x: Array, kernel: Array) -> Array:
+    """Some images side by side as one, with their padding between them."""
+    geometry, stride, rank = problem.geometry, problem.geometry.stride[-1], len(problem.size)
+    side, slot = side_by_side(problem, len(x), *kernel.shape[-2:]), _slot(problem)
+    image = padded(x, geometry)
+    rest = slot * stride - image.shape[-2]
+    image = lax.pad(image, jnp.zeros((), x.dtype), [(0, 0, 0)] * rank + [(0, rest, 0), (0, 0, 0)])
+    image = jnp.moveaxis(image.reshape(-1, side, *image.shape[1:]), 1, -3)
+    image = image.reshape(*image.shape[:-3], -1, x.shape[-1])
+    span = (problem.window[-1] - 1) * geometry.dilation[-1] + 1
+    padding = ((0, 0),) * (rank - 1) + ((0, max(0, span - stride)),)
+    across = Problem(geometry._replace(padding=padding), 1, image.shape[1:-1], problem.window)
+    y = stock(across, image, kernel)
+    y = y.reshape(*y.shape[:-2], side, slot, -1)[..., : problem.size[-1], :]
+    return jnp.moveaxis(y, -3, 1).reshape(len(x), *problem.size, -1)
 
 
 def _phases(problem: Problem, x: Array, kernel: Array) -> Array:
@@ -96,15 +176,16 @@ def dense_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
         problem, x = _filled(problem, x)
     geometry, rank = problem.geometry, len(problem.window)
     channels, features = x.shape[-1], y.shape[-1]
-    if channels * math.prod(problem.window) <= FEW:
+    if channels * math.prod(problem.window) <= FEW or math.prod(problem.window) == 1:
         seen = patches(
             padded(x, geometry), dict(enumerate(problem.window)), problem.size, geometry
         ).reshape(-1, channels * math.prod(problem.window))
         return (y.reshape(-1, features).T @ seen).T.reshape(*problem.window, channels, features)
     if rank == 3:
         return _planes_kernel_gradient(problem, x, y)
-    if by_image(problem, channels, features):
-        return _rows_kernel_gradient(problem, x, y)
+    parts = _parts(problem, len(x), features)
+    if parts > 1:
+        return _kernel_gradient_in_parts(problem, x, y, parts)
     across = placed(
         stride=geometry.dilation,
         low=[low for low, _ in geometry.padding],
@@ -118,6 +199,35 @@ def dense_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
     windows = jnp.moveaxis(y, 0, rank)  # [*out, B, O]
     gradient = dense(Problem(across, 1, problem.spatial, problem.size), images, windows)
     return jnp.moveaxis(gradient, 0, rank)
+
+
+def _parts(problem: Problem, images: int, features: int) -> int:
+    """How many parts of the images the gradient of a kernel is a sum over.
+
+    Each has PART numbers of y or more, which stay in the cache as the kernel of a convolution. 2
+    cores, batch 32, 3x3, ms for one part, and for parts of 8, 4, 2 and 1 times PART: 32x32 64->64
+    17.3 16.0 13.3 10.8 12.6; 16x16 128->128 11.5 7.7 7.2 13.4; 32x32 16->16 1.27 1.09 1.70.
+    """
+    positions = math.prod(problem.size)
+    return next(
+        n
+        for n in range(max(images, 1), 0, -1)
+        if n == 1
+        or (
+            images % n == 0
+            and positions * images // n >= 1024
+            and positions * images // n * features >= PART
+        )
+    )
+
+
+def _kernel_gradient_in_parts(problem: Problem, x: Array, y: Array, parts: int) -> Array:
+    def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + dense_kernel_gradient(problem, *part), None
+
+    zeros, _ = alike(jnp.zeros((*problem.window, x.shape[-1], y.shape[-1]), x.dtype), y)
+    split = tuple(a.reshape(parts, len(a) // parts, *a.shape[1:]) for a in (x, y))
+    return lax.scan(add, zeros, split)[0]
 
 
 def by_planes(problem: Problem, x: Array, kernel: Array) -> Array:
@@ -150,57 +260,6 @@ def _flat(problem: Problem, x: Array) -> tuple[Problem, list[Array]]:
     seen = [view(image, {0: k}, problem.size, geometry) for k in range(problem.window[0])]
     planes = [plane.reshape(-1, *plane.shape[2:]) for plane in seen]
     return Problem(across, 1, problem.spatial[1:], problem.window[1:]), planes
-
-
-def by_image(problem: Problem, channels: int, features: int) -> bool:
-    """Whether products image by image are faster than XLA's convolution, which has one core then.
-
-    32x32, 3x3, batch 32, 2 cores, forward and kernel gradient, XLA's time / this:
-    32->64 0.8 1.1, 64->64 1.2 1.2, 64->96 1.5 1.9, 96->96 1.1 1.4; 16x16 128->128 0.8 1.0.
-    """
-    geometry = problem.geometry
-    return (
-        ONE_CORE
-        and len(problem.window) == 2
-        and set(geometry.stride) == set(geometry.input_dilation) == {1}
-        and math.prod(problem.window) >= 9
-        and min(channels, features) >= 64
-        and features < 128
-        and 1024 <= math.prod(problem.size) <= 2048
-    )
-
-
-def by_rows(problem: Problem, x: Array, kernel: Array) -> Array:
-    """`y = sum_i view_i(gathered) W_i` image by image: gathers the last axis, sums over the first.
-
-    What one image takes stays in the cache.
-    """
-    geometry, size, (height, width) = problem.geometry, problem.size, problem.window
-    weights = kernel.reshape(height, -1, kernel.shape[-1])
-
-    def one(image: Array) -> Array:
-        seen = patches(image, {1: width}, size, geometry, first=0)
-        rows = (view(seen, {0: i}, size, geometry, first=0) for i in range(height))
-        return sum(row.reshape(-1, row.shape[-1]) @ w for row, w in zip(rows, weights, strict=True))
-
-    return lax.map(one, padded(x, geometry)).reshape(len(x), *size, -1)
-
-
-def _rows_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
-    """`dW_i = sum over images of view_i(gathered)^T y`, the transpose of `by_rows`."""
-    geometry, size, (height, width) = problem.geometry, problem.size, problem.window
-    channels, features = x.shape[-1], y.shape[-1]
-
-    def add(total: Array, one: tuple[Array, Array]) -> tuple[Array, None]:
-        image, weight = one
-        seen = patches(image, {1: width}, size, geometry, first=0)
-        weight = weight.reshape(-1, features).T
-        rows = (view(seen, {0: i}, size, geometry, first=0) for i in range(height))
-        return total + jnp.stack([weight @ row.reshape(-1, row.shape[-1]) for row in rows]), None
-
-    zeros, _ = alike(jnp.zeros((height, features, width * channels), y.dtype), y)
-    total, _ = lax.scan(add, zeros, (padded(x, geometry), y))
-    return total.swapaxes(1, 2).reshape(*problem.window, channels, features)
 
 
 def placed(

@@ -21,7 +21,8 @@ def shape(*sizes, dtype=jnp.float32):
         ((8, 32, 32, 64), (3, 3, 1, 64), 64, "shifts", "one kernel of 9 <= 64 offsets"),
         ((8, 32, 32, 64), (9, 9, 1, 64), 64, "groups", "64 groups of 1 channels in 4 parts"),
         ((8, 32, 32, 64), (3, 3, 16, 64), 4, "groups", "4 groups of 16 channels in 4 parts"),
-        ((8, 32, 32, 64), (3, 3, 64, 64), 1, "images", "would use one core"),
+        ((32, 32, 32, 64), (3, 3, 64, 64), 1, "wide", "32 images side by side"),
+        ((8, 8, 8, 64), (1, 1, 64, 64), 1, "product", "product of matrices"),
         ((8, 8, 8, 64), (3, 3, 64, 64), 1, "xla", "64 to 64 features in one group"),
     ],
 )
