@@ -8,7 +8,6 @@ convolutions of a part of the channels, or for depthwise kernels as sums of scal
 
 import functools
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
@@ -20,7 +19,7 @@ from attnconv.lowering.linear import alike
 from attnconv.lowering.views import Problem, offsets, padded, view
 
 UNROLL = 64  # multiply-adds that are one expression; larger ones compile for minutes
-SHARED = 8  # parts of the channels that are written out, not a loop
+SHARED = 8  # parts of the channels that XLA can share out among cores; more are a loop
 NARROW = 16  # groups are merged until they have as many channels; see _grouped
 
 
@@ -118,14 +117,22 @@ def _grouped(problem: Problem, x: Array, kernel: Array) -> Array:
     """
     parts, merged = _parts(problem.groups, x.shape[-1])
     kernels = _block_diagonal(kernel, parts, merged)
-    y = _each(functools.partial(dense, problem._replace(groups=1)), _split(x, parts), kernels)
+    alone = functools.partial(dense, problem._replace(groups=1))
+    if parts <= SHARED:
+        pieces = zip(jnp.split(x, parts, axis=-1), kernels, strict=True)
+        return jnp.concatenate([alone(*piece) for piece in pieces], axis=-1)
+    y = lax.map(lambda piece: alone(*piece), (_split(x, parts), kernels))
     return jnp.moveaxis(y, 0, -2).reshape(*y.shape[1:-1], kernel.shape[-1])
 
 
 def _grouped_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
     parts, merged = _parts(problem.groups, x.shape[-1])
     alone = functools.partial(dense_kernel_gradient, problem._replace(groups=1))
-    gradient = _each(alone, _split(x, parts), _split(y, parts))
+    if parts <= SHARED:
+        pieces = zip(*(jnp.split(a, parts, axis=-1) for a in (x, y)), strict=True)
+        gradient = jnp.stack([alone(*piece) for piece in pieces])
+    else:
+        gradient = lax.map(lambda piece: alone(*piece), (_split(x, parts), _split(y, parts)))
     rank, features = len(problem.window), y.shape[-1] // problem.groups
     blocks = gradient.reshape(parts, *problem.window, merged, -1, merged, features)
     blocks = jnp.diagonal(blocks, axis1=rank + 1, axis2=rank + 3)  # [parts, *window, I, O', merged]
@@ -135,13 +142,6 @@ def _grouped_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
 
 def _split(x: Array, parts: int) -> Array:
     return jnp.moveaxis(x.reshape(*x.shape[:-1], parts, -1), -2, 0)
-
-
-def _each(function: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
-    """The function of each pair; a few pairs are not a loop, so that XLA can share them out."""
-    if len(a) > SHARED:
-        return lax.map(lambda pair: function(*pair), (a, b))
-    return jnp.stack([function(*pair) for pair in zip(a, b, strict=True)])
 
 
 def _parts(groups: int, channels: int) -> tuple[int, int]:

@@ -226,8 +226,8 @@ def _kernel_gradient_in_parts(problem: Problem, x: Array, y: Array, parts: int) 
         return total + dense_kernel_gradient(problem, *part), None
 
     zeros, _ = alike(jnp.zeros((*problem.window, x.shape[-1], y.shape[-1]), x.dtype), y)
-    split = tuple(a.reshape(parts, len(a) // parts, *a.shape[1:]) for a in (x, y))
-    return lax.scan(add, zeros, split)[0]
+    split = [a.reshape(parts, len(a) // parts, *a.shape[1:]) for a in (x, y)]
+    return lax.scan(add, zeros, (split[0], split[1]))[0]
 
 
 def by_planes(problem: Problem, x: Array, kernel: Array) -> Array:
