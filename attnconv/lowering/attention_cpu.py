@@ -45,6 +45,7 @@ def forward(
     B, T, N, K = query.shape
     blocks = KeyBlocks(T, key.shape[1], ROWS, fixed, is_causal, window)
     wide = scale.dtype
+    least = float(jnp.finfo(wide).min)  # finite, so that a row without any key gives exp(-inf)
 
     def full(shape: tuple[int, ...], number: float = 0.0, dtype: Any = wide) -> Array:
         return alike(jnp.full(shape, number, dtype), scale)[0]
@@ -64,20 +65,20 @@ def forward(
                 if bias is not None:
                     scores += block(bias, b, n, at, start, blocks.rows, width).astype(wide)
                 scores = scores if attend is None else jnp.where(attend, scores, -jnp.inf)
-                top = scores.max(axis=1)
+                top = scores.max(axis=1, initial=least)
                 if carry is not None:
                     top = jnp.maximum(top, carry[0])
-                safe = jnp.where(top == -jnp.inf, 0, top)
-                powers = jnp.exp(scores - safe[:, None])
+                powers = jnp.exp(scores - top[:, None])
                 total, y = powers.sum(axis=1), _dot(powers, v, 1, 0)
                 if carry is not None:
-                    old = jnp.exp(carry[0] - safe)
+                    old = jnp.exp(carry[0] - top)
                     total, y = total + old * carry[1], y + old[:, None] * carry[2]
                 return top, total, y
 
-            nothing = full((blocks.rows,), -jnp.inf), full((blocks.rows,)), full((blocks.rows, K))
+            nothing = full((blocks.rows,), least), full((blocks.rows,)), full((blocks.rows, K))
             top, total, y = blocks.visit(b, n, i, visit, nothing)
-            y = (y / jnp.where(total == 0, 1, total)[:, None]).astype(query.dtype)
+            # The largest power is 1: a sum below 1 is that of a row without any key.
+            y = (y / jnp.maximum(total, 1)[:, None]).astype(query.dtype)
             return (
                 _put(out[0], y, b, at, n),
                 _put(out[1], (top + jnp.log(total))[:, None], b, at, n),
@@ -108,7 +109,9 @@ def backward(
     query, key, value, bias, scale = moving
     B, T, N, K = query.shape
     S, G = key.shape[1:3]
-    blocks = KeyBlocks(T, S, ROWS_BACK, fixed, is_causal, window)
+    # The gradient of a bias is as large as all scores.
+    even = bias is not None
+    blocks = KeyBlocks(T, S, ROWS_BACK, fixed, is_causal, window, even=even)
     wide = scale.dtype
 
     def zeros(shape: tuple[int, ...]) -> Array:

@@ -17,7 +17,7 @@ def form(request, monkeypatch):
     monkeypatch.setattr(attention, "MATRIX", 0)
     monkeypatch.setattr(attention, "PART", 300)
     monkeypatch.setattr(attention, "BLOCKS", 0 if request.param == "blocks" else 1 << 40)
-    for name, size in {"WHOLE": 24, "SKIPPED": 4, "INSIDE": 8}.items():
+    for name, size in {"WHOLE": 24, "STEPS": 3, "STEP": 4, "EVEN": 5}.items():
         monkeypatch.setattr(key_blocks, name, size)
     for name, size in {"ROWS": 7, "ROWS_BACK": 5}.items():
         monkeypatch.setattr(attention_cpu, name, size)
