@@ -148,8 +148,7 @@ def attend(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _attend(scores: Array, value: Array, dtype: DTypeLike) -> tuple[Array, Array]:
     powers, total, residual = _powers(scores)
-    y = weighted_sum(powers, value, wide(dtype)) / total.swapaxes(1, 2)
-    return y.astype(dtype), residual
+    return weighted_sum(powers, value, dtype, total), residual
 
 
 @_attend.defjvp
@@ -172,23 +171,45 @@ def _attend_jvp(dtype: DTypeLike, primals: tuple, tangents: tuple) -> tuple:
         def rows(x: Array) -> Float[Array, "B G R K"]:
             return x.swapaxes(1, 2).reshape(B, G, N // G * T, -1)
 
-        product = functools.partial(jnp.einsum, preferred_element_type=weights.dtype)
-        dots = product("BGRK,BSGK->BGRS", rows(ct), value).reshape(B, N, T, S)
+        dots = dots_of(rows(ct), value, weights.dtype).reshape(B, N, T, S)
         mean = (rows(ct).astype(weights.dtype) * rows(y)).sum(axis=-1).reshape(B, N, T, 1)
         narrow = weights.astype(value.dtype).reshape(B, G, N // G * T, S)
-        dvalue = product("BGRS,BGRK->BSGK", narrow, rows(ct).astype(value.dtype))
+        dvalue = jnp.einsum(
+            "BGRS,BGRK->BSGK",
+            narrow,
+            rows(ct).astype(value.dtype),
+            preferred_element_type=weights.dtype,
+        )
         return weights * (dots - mean), dvalue.astype(value.dtype)
 
     dy = linear(tangent, transpose, (weights, value, y), tangents)
     return (y, residual), (dy, jnp.zeros_like(residual))
 
 
+def dots_of(
+    rows: Float[Array, "B G R K"], key: Float[Array, "B S G K"], dtype: DTypeLike
+) -> Float[Array, "B G R S"]:
+    """`rows_i . key_j`, for the rows of all heads that share a key."""
+    if key.shape[2] == 1:  # as in weighted_sum
+        dots = jnp.einsum("BRK,BSK->BRS", rows[:, 0], key[:, :, 0], preferred_element_type=dtype)
+        return dots[:, None]
+    return jnp.einsum("BGRK,BSGK->BGRS", rows, key, preferred_element_type=dtype)
+
+
 def weighted_sum(
-    weights: Float[Array, "B N T S"], value: Float[Array, "B S G K"], dtype: DTypeLike
+    weights: Float[Array, "B N T S"],
+    value: Float[Array, "B S G K"],
+    dtype: DTypeLike,
+    total: Float[Array, "B N T 1"] | float = 1.0,
 ) -> Float[Array, "B T N K"]:
-    """`y_i = sum_j w_ij v_j` in `dtype`, where head n reads the values of head `n // (N / G)`."""
+    """`y_i = sum_j w_ij v_j / total_i` in `dtype`; head n reads the values of `n // (N / G)`."""
     B, N, T, S = weights.shape
     G, K = value.shape[2:]
     rows = weights.astype(value.dtype).reshape(B, G, N // G * T, S)
-    y = jnp.einsum("BGRS,BSGK->BGRK", rows, value, preferred_element_type=wide(dtype))
-    return y.reshape(B, N, T, K).swapaxes(1, 2).astype(dtype)
+    if G == 1:  # an axis of size 1 between the others would make XLA on a CPU move the values
+        y = jnp.einsum(
+            "BRS,BSK->BRK", rows[:, 0], value[:, :, 0], preferred_element_type=wide(dtype)
+        )
+    else:
+        y = jnp.einsum("BGRS,BSGK->BGRK", rows, value, preferred_element_type=wide(dtype))
+    return (y.reshape(B, N, T, K) / total).swapaxes(1, 2).astype(dtype)

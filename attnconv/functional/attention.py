@@ -26,6 +26,7 @@ from attnconv.functional._scores import (
     check_lengths,
     check_matrices,
     check_window,
+    dots_of,
     masked,
     softmax,
     wide,
@@ -224,8 +225,7 @@ def _masked_scores(
     dtype = wide(query.dtype)
     # The heads that share a key are rows of one product, whose result needs no transposed copy.
     rows = query.swapaxes(1, 2).reshape(B, G, N // G * T, K)
-    dots = jnp.einsum("BGRK,BSGK->BGRS", rows, key, preferred_element_type=dtype)
-    scores = dots.reshape(B, N, T, S) * jnp.asarray(scale, dtype)
+    scores = dots_of(rows, key, dtype).reshape(B, N, T, S) * jnp.asarray(scale, dtype)
 
     restrictions = [] if mask is None else [mask]
     if is_causal:

@@ -54,6 +54,11 @@ def test_attention():
     cpu, other = F.explain(F.dot_product_attention, x, x, x, is_causal=True)
     assert (cpu.form, other.form) == ("blocks", "matrix")
     assert cpu.reason == "T S = 16777216 >= 147456 scores in a head"
+    few, _ = F.explain(F.dot_product_attention, shape(8, 1, 8, 64), *[shape(8, 4096, 8, 64)] * 2)
+    assert (few.form, few.reason) == (
+        "few",
+        "T N = 8 <= 64 queries of all heads, for S = 4096 keys",
+    )
     (asked,) = F.explain(F.dot_product_attention, x, x, x, implementation="reference")
     assert (asked.platform, asked.form) == ("any", "matrix")
 

@@ -1,4 +1,7 @@
-"""Attention in parts and in blocks against the whole matrix, with limits so low that both act."""
+"""Attention of few queries, in parts and in blocks against the whole matrix.
+
+The limits are so low that all of them act.
+"""
 
 import functools
 
@@ -11,11 +14,13 @@ from attnconv.functional import dot_product_attention
 from attnconv.lowering import attention, attention_cpu, key_blocks
 
 
-@pytest.fixture(params=["parts", "blocks"])
+@pytest.fixture(params=["few", "parts", "blocks"])
 def form(request, monkeypatch):
     """Small arrays take the form; a head has several blocks of queries and of keys."""
     monkeypatch.setattr(attention, "MATRIX", 0)
     monkeypatch.setattr(attention, "PART", 300)
+    monkeypatch.setattr(attention, "FEW", 1 << 40 if request.param == "few" else 0)
+    monkeypatch.setattr(attention, "LONG", 0)
     monkeypatch.setattr(attention, "BLOCKS", 0 if request.param == "blocks" else 1 << 40)
     for name, size in {"WHOLE": 24, "STEPS": 3, "STEP": 4, "EVEN": 5}.items():
         monkeypatch.setattr(key_blocks, name, size)
@@ -165,7 +170,7 @@ def test_memory_is_linear_in_the_sequence():
     "query, key, expected",
     [
         ((1, 4096, 8, 64), (1, 4096, 8, 64), "blocks"),
-        ((4, 1, 8, 64), (4, 500_000, 8, 64), "parts"),
+        ((4, 1, 8, 64), (4, 500_000, 8, 64), "few"),
         ((32, 128, 8, 64), (32, 128, 8, 64), "parts"),
         ((32, 49, 4, 16), (32, 49, 4, 16), "matrix"),
         ((2, 4, 1, 3), (2, 0, 1, 3), "matrix"),
