@@ -174,12 +174,13 @@ def _attend_jvp(dtype: DTypeLike, primals: tuple, tangents: tuple) -> tuple:
         dots = dots_of(rows(ct), value, weights.dtype).reshape(B, N, T, S)
         mean = (rows(ct).astype(weights.dtype) * rows(y)).sum(axis=-1).reshape(B, N, T, 1)
         narrow = weights.astype(value.dtype).reshape(B, G, N // G * T, S)
+        # The short matrix is the one that is transposed: XLA on a CPU is slow over the other.
         dvalue = jnp.einsum(
-            "BGRS,BGRK->BSGK",
+            "BGKR,BGRS->BGKS",
+            rows(ct).astype(value.dtype).swapaxes(2, 3),
             narrow,
-            rows(ct).astype(value.dtype),
             preferred_element_type=weights.dtype,
-        )
+        ).transpose(0, 3, 1, 2)
         return weights * (dots - mean), dvalue.astype(value.dtype)
 
     dy = linear(tangent, transpose, (weights, value, y), tangents)

@@ -225,7 +225,12 @@ def _masked_scores(
     dtype = wide(query.dtype)
     # The heads that share a key are rows of one product, whose result needs no transposed copy.
     rows = query.swapaxes(1, 2).reshape(B, G, N // G * T, K)
-    scores = dots_of(rows, key, dtype).reshape(B, N, T, S) * jnp.asarray(scale, dtype)
+    scale = jnp.asarray(scale, dtype)
+    if rows.dtype == dtype:
+        scores = dots_of(rows * scale, key, dtype)
+    else:  # half precision would round the scaled queries
+        scores = dots_of(rows, key, dtype) * scale
+    scores = scores.reshape(B, N, T, S)
 
     restrictions = [] if mask is None else [mask]
     if is_causal:
