@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnconv.lowering.key_blocks import KeyBlocks, Window, block, corner
 from attnconv.lowering.linear import alike
 
-ROWS = 512  # queries in a block, forward
+ROWS = 512  # queries in a block, forward; twice as many where all see the same few keys
 ROWS_BACK = 256  # and backward, which holds twice as many numbers
 
 
@@ -43,7 +43,9 @@ def forward(
     """`y`, and `log sum_j exp(score_ij)`, -inf where every key is masked."""
     query, key, value, bias, scale = moving
     B, T, N, K = query.shape
-    blocks = KeyBlocks(T, key.shape[1], ROWS, fixed, is_causal, window)
+    unrestricted = not (is_causal or window or any(x is not None for x in fixed))
+    rows = 2 * ROWS if unrestricted and key.shape[1] <= 4 * ROWS else ROWS
+    blocks = KeyBlocks(T, key.shape[1], rows, fixed, is_causal, window)
     wide = scale.dtype
     least = float(jnp.finfo(wide).min)  # finite, so that a row without any key gives exp(-inf)
 
