@@ -192,7 +192,7 @@ class PositionEmbedding(nnx.Module):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (length, features)))
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return x + F.positions.learned(self.embedding[...], x.shape[1]).astype(x.dtype)
+        return x + F.positions.learned(self.embedding[...], x.shape[1]).astype(x.dtype)[None]
 
 
 class EncoderBlock(nnx.Module):

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from attnconv.lowering.linear import alike, linear
+from attnconv.lowering.promotion import wide
 
 
 def check_axes(**arrays: tuple[Array, str]) -> dict[str, int]:
@@ -82,11 +83,6 @@ def batched(x: Float[Array, "*B T N K"]) -> Float[Array, "B T N K"]:
     return x if x.ndim == 4 else x[None]
 
 
-def wide(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype of scores and softmax: float32, or float64 for float64."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def masked(
     scores: Float[Array, "B N T S"],
     bias: Float[Array, "#B #N #T #S"] | None,
@@ -155,7 +151,7 @@ def _attend(scores: Array, value: Array, dtype: DTypeLike) -> tuple[Array, Array
 def _attend_jvp(dtype: DTypeLike, primals: tuple, tangents: tuple) -> tuple:
     scores, value = primals
     weights, residual = softmax(scores)
-    y = weighted_sum(weights, value, dtype)
+    y = weighted_sum(weights, value, weights.dtype)  # not rounded, for the gradient's differences
 
     def tangent(at: tuple, along: tuple) -> Array:
         (weights, value, _), (dscores, dvalue) = at, along
@@ -184,7 +180,7 @@ def _attend_jvp(dtype: DTypeLike, primals: tuple, tangents: tuple) -> tuple:
         return weights * (dots - mean), dvalue.astype(value.dtype)
 
     dy = linear(tangent, transpose, (weights, value, y), tangents)
-    return (y, residual), (dy, jnp.zeros_like(residual))
+    return (y.astype(dtype), residual), (dy, jnp.zeros_like(residual))
 
 
 def dots_of(

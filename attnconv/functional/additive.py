@@ -1,7 +1,5 @@
 """Attention whose scores come from a small network on each pair of query and key."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -62,9 +60,9 @@ def additive_attention(
         w_score=(w_score, "N D"),
     )
     bias, mask = check_matrices(sizes, bias, mask)
-    project = functools.partial(jnp.einsum, preferred_element_type=wide(query.dtype))
-    from_query = project("BTNK,NKD->BNTD", batched(query), w_query)
-    from_key = project("BSNC,NCD->BNSD", batched(key), w_key)
+    dtype = wide(query.dtype)  # XLA on a CPU has no product of some halves that is a float32
+    from_query = jnp.einsum("BTNK,NKD->BNTD", *(x.astype(dtype) for x in (batched(query), w_query)))
+    from_key = jnp.einsum("BSNC,NCD->BNSD", *(x.astype(dtype) for x in (batched(key), w_key)))
     scores = _additive_scores(from_query, from_key, w_score)
     y, _ = attend(masked(scores, bias, mask), batched(value), query.dtype)
     return y if query.ndim == 4 else y[0]
@@ -76,4 +74,4 @@ def _additive_scores(
 ) -> Float[Array, "B N T S"]:
     hidden = jnp.tanh(query[:, :, :, None] + key[:, :, None])
     # A product and a sum fuse with the tanh into one loop; a contraction would not.
-    return (hidden * w_score[:, None, None]).sum(axis=-1)
+    return (hidden * w_score.astype(hidden.dtype)[None, :, None, None]).sum(axis=-1)

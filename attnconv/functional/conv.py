@@ -18,6 +18,7 @@ from attnconv.errors import unknown
 from attnconv.functional import windows
 from attnconv.functional.windows import Padding, PerAxis
 from attnconv.lowering import conv as lowering
+from attnconv.lowering import promotion
 from attnconv.lowering.choice import note
 
 
@@ -74,7 +75,7 @@ def conv(
     images, geometry = windows.extend(images, padding, geometry)
     y = lowering.conv(images, kernel, geometry=geometry, groups=groups)
     y = y if x.ndim == y.ndim else y[0]
-    return y if bias is None else y + bias
+    return y if bias is None else y + promotion.ranked(bias, y.ndim)
 
 
 def conv_transpose(
@@ -131,7 +132,7 @@ def conv_transpose(
     geometry = lowering.Geometry((1,) * rank, pairs, dilation, input_dilation=stride)
     y = lowering.conv(images, kernel, geometry=geometry, groups=1)
     y = y if x.ndim == y.ndim else y[0]
-    return y if bias is None else y + bias
+    return y if bias is None else y + promotion.ranked(bias, y.ndim)
 
 
 def conv_general_dilated(

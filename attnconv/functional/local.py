@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnconv.functional import windows
 from attnconv.functional.windows import Padding, PerAxis
-from attnconv.lowering import views
+from attnconv.lowering import promotion, views
 
 
 def locally_connected(
@@ -71,11 +71,11 @@ def locally_connected(
         "pbk,pko->pbo",
         seen.reshape(positions, len(images), depth),
         kernel.reshape(positions, depth, features),
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        preferred_element_type=promotion.wide(x.dtype),
     ).astype(x.dtype)
     y = jnp.moveaxis(y, 1, 0).reshape(len(images), *size, features)
     y = y if x.ndim == y.ndim else y[0]
-    return y if bias is None else y + bias
+    return y if bias is None else y + promotion.ranked(bias, y.ndim)
 
 
 def local_kernel_shape(

@@ -54,7 +54,7 @@ def padding(lengths: Int[Array, "B"], S: int) -> Bool[Array, "B 1 1 S"]:
     """
     if lengths.ndim != 1:
         raise ValueError(f"lengths: expected shape [B], got {list(lengths.shape)}")
-    return jnp.arange(S) < lengths[:, None, None, None]
+    return jnp.arange(S)[None, None, None] < lengths[:, None, None, None]
 
 
 def window(T: int, S: int, left: int, right: int) -> Bool[Array, "1 1 T S"]:
@@ -107,7 +107,7 @@ def grid_window(shape: Sequence[int], radius: int | Sequence[int]) -> Bool[Array
         )
     at = grid(shape)
     distance = jnp.abs(at[:, None] - at[None, :])
-    return (distance <= jnp.array(radii)).all(axis=-1)[None, None]
+    return (distance <= jnp.array(radii)[None, None]).all(axis=-1)[None, None]
 
 
 def graph(

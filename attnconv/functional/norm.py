@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnconv.lowering.promotion import ranked, wide
+
 
 def layer_norm(
     x: Float[Array, "*axes C"],
@@ -99,7 +101,7 @@ def group_norm(
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide(x.dtype))
 
 
 def _standardised(x: Array, axes: Sequence[int], epsilon: float) -> Array:
@@ -112,5 +114,5 @@ def _affine(x: Array, scale: Array | None, bias: Array | None) -> Array:
     for name, weight in {"scale": scale, "bias": bias}.items():
         if weight is not None and weight.shape != x.shape[-1:]:
             raise ValueError(f"{name}: expected shape {x.shape[-1:]}, came {weight.shape}")
-    x = x if scale is None else x * scale
-    return x if bias is None else x + bias
+    x = x if scale is None else x * ranked(scale.astype(x.dtype), x.ndim)
+    return x if bias is None else x + ranked(bias.astype(x.dtype), x.ndim)

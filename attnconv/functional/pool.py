@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from attnconv.errors import UsageError
 from attnconv.functional import windows
 from attnconv.functional.windows import Padding, PerAxis
-from attnconv.lowering import views
+from attnconv.lowering import promotion, views
 from attnconv.lowering.linear import linear
 
 UNROLL = 16  # views; longer expressions compile for seconds, and go to XLA's window reduction
@@ -69,9 +69,10 @@ def avg_pool(
     >>> avg_pool(jnp.array([[1.0], [3.0], [5.0]]), (2,), padding="SAME")[:, 0].tolist()
     [2.0, 5.0]
     """
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = promotion.wide(x.dtype)
     total, counts = _pool(x.astype(wide), window, stride, padding, lax.add, 0.0)
-    return (total / jnp.asarray(counts[..., None], wide)).astype(x.dtype)
+    count = promotion.ranked(jnp.asarray(counts[..., None], wide), total.ndim)
+    return (total / count).astype(x.dtype)
 
 
 def _pool(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from attnconv.lowering import promotion
+
 
 def learned(table: Float[Array, "S D"], positions: int | Int[Array, "*P"]) -> Float[Array, "*P D"]:
     """One free vector for each position: `y_p = table[p]`.
@@ -127,9 +129,9 @@ def rotary(
         raise ValueError(f"x: expected an even number of features K, got {list(x.shape)}")
     at = jnp.arange(length) if positions is None else positions
     angle = _angles(at, features // 2, base)[..., None, :]
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(promotion.wide(x.dtype))
     first, second = jnp.split(wide, 2, axis=-1)
-    cos, sin = jnp.cos(angle).astype(wide.dtype), jnp.sin(angle).astype(wide.dtype)
+    cos, sin = (promotion.ranked(f(angle).astype(wide.dtype), x.ndim) for f in (jnp.cos, jnp.sin))
     rotated = [first * cos - second * sin, first * sin + second * cos]
     return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
@@ -172,7 +174,7 @@ def relative_bias(
                 f"{name}: expected {len(offsets)} sizes, one for each axis of offsets in table "
                 f"{list(table.shape)}, got {at.shape[1]}"
             )
-    radius = jnp.array(offsets) // 2
+    radius = promotion.ranked(jnp.array(offsets) // 2, 3)
     offset = jnp.clip(at_key[None, :] - at_query[:, None], -radius, radius) + radius
     return table[(slice(None), *jnp.moveaxis(offset, -1, 0))][None]
 
@@ -192,4 +194,5 @@ def grid(shape: int | Sequence[int]) -> Int[Array, "V axes"]:
 
 def _angles(positions: Num[Array, "*P"], pairs: int, base: float) -> Float[Array, "*P {pairs}"]:
     """`p / base^(i/pairs)`, for each position p and each pair i of features."""
-    return positions[..., None] * base ** (-jnp.arange(pairs) / pairs)
+    rates = base ** (-jnp.arange(pairs, dtype=float) / pairs)
+    return positions[..., None].astype(rates.dtype) * promotion.ranked(rates, positions.ndim + 1)

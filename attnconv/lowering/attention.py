@@ -64,8 +64,13 @@ class _Form(NamedTuple):
     def plain(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
         return self.reference(moving, fixed, self.is_causal, self.window)
 
+    def unrounded(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+        """With y in the dtype of sums, as the form in blocks has it."""
+        y, residual = self.plain(moving, fixed)
+        return y.astype(moving.scale.dtype), residual
+
     def plain_gradient(self, moving: Moving, fixed: Fixed, ct: Array) -> Moving:
-        (gradient,) = jax.vjp(lambda moving: self.plain(moving, fixed)[0], moving)[1](ct)
+        (gradient,) = jax.vjp(lambda moving: self.unrounded(moving, fixed)[0], moving)[1](ct)
         return gradient
 
 
@@ -89,7 +94,8 @@ def attention(
 def _compiled(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
     leaves, tree = jax.tree.flatten((moving, fixed))
     moving, fixed = jax.tree.unflatten(tree, alike(*leaves))
-    return _attend(form, moving, fixed)
+    y, residual = _attend(form, moving, fixed)
+    return y.astype(moving.query.dtype), residual
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -99,7 +105,7 @@ def _attend(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
         if form.in_blocks
         else functools.partial(_in_parts, form)
     )
-    return lax.platform_dependent(moving, fixed, cpu=sequential_vmap(cpu), default=form.plain)
+    return lax.platform_dependent(moving, fixed, cpu=sequential_vmap(cpu), default=form.unrounded)
 
 
 @_attend.defjvp
@@ -109,7 +115,7 @@ def _attend_jvp(form: _Form, primals: Any, tangents: Any) -> Any:
 
     def tangent(at: Any, along: Moving) -> Array:
         moving, fixed, *_ = at
-        return jax.jvp(lambda moving: form.plain(moving, fixed)[0], (moving,), (along,))[1]
+        return jax.jvp(lambda moving: form.unrounded(moving, fixed)[0], (moving,), (along,))[1]
 
     def gradient(at: Any, ct: Array) -> Moving:
         return _gradient(form, *at, ct)
@@ -155,7 +161,7 @@ def _few(
     """
     query, key, value, *_ = moving
     (B, T, N, K), (S, G) = query.shape, key.shape[1:3]
-    own = (jnp.arange(N)[:, None] // (N // G) == jnp.arange(G))[:, :, None]  # [N, G, 1]
+    own = (jnp.arange(N)[:, None] // (N // G) == jnp.arange(G)[None])[None, None, :, :, None]
     y, residual = plain(
         moving._replace(
             query=jnp.where(own, query[:, :, :, None], 0).reshape(B, T, N, G * K),
@@ -170,7 +176,7 @@ def _few(
 def _in_parts(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
     """Some examples at a time, so that their scores stay in the cache."""
     count = _parts(moving)
-    out = lax.map(lambda i: form.plain(*_part((moving, fixed), i, count)), jnp.arange(count))
+    out = lax.map(lambda i: form.unrounded(*_part((moving, fixed), i, count)), jnp.arange(count))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
 

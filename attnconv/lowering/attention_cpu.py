@@ -40,7 +40,7 @@ class Fixed(NamedTuple):
 def forward(
     moving: Moving, fixed: Fixed, *, is_causal: bool, window: Window
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
-    """`y`, and `log sum_j exp(score_ij)`, -inf where every key is masked."""
+    """`y`, not rounded to half precision, and `log sum_j exp(score_ij)`, -inf where none holds."""
     query, key, value, bias, scale = moving
     B, T, N, K = query.shape
     unrestricted = not (is_causal or window or any(x is not None for x in fixed))
@@ -49,8 +49,8 @@ def forward(
     wide = scale.dtype
     least = float(jnp.finfo(wide).min)  # finite, so that a row without any key gives exp(-inf)
 
-    def full(shape: tuple[int, ...], number: float = 0.0, dtype: Any = wide) -> Array:
-        return alike(jnp.full(shape, number, dtype), scale)[0]
+    def full(shape: tuple[int, ...], number: float = 0.0) -> Array:
+        return alike(jnp.full(shape, number, wide), scale)[0]
 
     def head(index: Array, out: Any) -> Any:
         b, n = index // N, index % N
@@ -80,7 +80,7 @@ def forward(
             nothing = full((blocks.rows,), least), full((blocks.rows,)), full((blocks.rows, K))
             top, total, y = blocks.visit(b, n, i, visit, nothing)
             # The largest power is 1: a sum below 1 is that of a row without any key.
-            y = (y / jnp.maximum(total, 1)[:, None]).astype(query.dtype)
+            y = y / jnp.maximum(total, 1)[:, None]
             return (
                 _put(out[0], y, b, at, n),
                 _put(out[1], (top + jnp.log(total))[:, None], b, at, n),
@@ -88,7 +88,7 @@ def forward(
 
         return lax.fori_loop(0, blocks.count, rows, out)
 
-    empty = full(query.shape, dtype=query.dtype), full((B, T, N, 1))
+    empty = full(query.shape), full((B, T, N, 1))
     y, residual = lax.fori_loop(0, B * N, head, empty)
     return y, residual[..., 0]
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnconv.lowering import conv_dense
+from attnconv.lowering import conv_dense, promotion
 from attnconv.lowering.conv_dense import by_planes, dense, dense_kernel_gradient, placed
 from attnconv.lowering.linear import alike
 from attnconv.lowering.views import Problem, offsets, padded, view
@@ -28,7 +28,7 @@ def wide(form):
 
     @functools.wraps(form)
     def call(problem: Problem, a: Array, b: Array) -> Array:
-        dtype = jnp.promote_types(a.dtype, jnp.float32)
+        dtype = promotion.wide(a.dtype)
         return form(problem, a.astype(dtype), b.astype(dtype)).astype(a.dtype)
 
     return call
@@ -164,9 +164,9 @@ def _block_diagonal(kernel: Array, parts: int, merged: int) -> Array:
 def _shifted_sum(problem: Problem, x: Array, kernel: Array) -> Array:
     """`y = sum_k view_k(x) W_k`, which XLA makes one loop of."""
     image, geometry, size = padded(x, problem.geometry), problem.geometry, problem.size
-    weights = kernel.reshape(-1, kernel.shape[-1])
+    weights, ones = kernel.reshape(-1, kernel.shape[-1]), (1,) * (x.ndim - 1)
     y = sum(
-        view(image, dict(enumerate(offset)), size, geometry) * w
+        view(image, dict(enumerate(offset)), size, geometry) * w.reshape(*ones, -1)
         for offset, w in zip(offsets(problem.window), weights, strict=True)
     )
     return jnp.asarray(y)

@@ -100,7 +100,7 @@ class KeyBlocks:
 
             if len(self.widths) == 1:
                 return of_width(self.widths[0])
-            narrower = sum(high - first > width for width in self.widths[:-1])
+            narrower = sum((high - first > width).astype(int) for width in self.widths[:-1])
             branches = [functools.partial(of_width, width) for width in self.widths]
             return lax.switch(narrower, branches)
 

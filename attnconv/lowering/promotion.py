@@ -1,0 +1,23 @@
+"""Promotion of dtypes and ranks, spelled out for who tells JAX not to do it by itself."""
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype that sums are taken in: float64 for itself, float32 for any other.
+
+    >>> str(wide("bfloat16")), str(wide("float64"))
+    ('float32', 'float64')
+    """
+    return jnp.dtype("float64" if jnp.dtype(dtype) == "float64" else "float32")
+
+
+def ranked(x: Array, ndim: int) -> Array:
+    """x with as many axes, those of size 1 in front.
+
+    >>> ranked(jnp.ones(3), 2).shape
+    (1, 3)
+    """
+    return x.reshape(*(1,) * (ndim - x.ndim), *x.shape)
