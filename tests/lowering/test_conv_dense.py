@@ -96,6 +96,7 @@ def test_how_many_images_are_side_by_side(monkeypatch, problem, images, channels
         (same(16, 16), 32, 128, 8),
         (same(32, 32), 32, 16, 4),
         (same(8, 8), 32, 256, 2),
+        (same(1024, window=9), 32, 64, 1),
         (same(32, 32), 31, 64, 1),
         (same(32, 32), 0, 64, 1),
     ],
