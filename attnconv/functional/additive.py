@@ -10,8 +10,8 @@ from attnconv.functional._scores import (
     check_axes,
     check_matrices,
     masked,
-    wide,
 )
+from attnconv.lowering.promotion import wide
 
 
 def additive_attention(

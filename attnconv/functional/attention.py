@@ -29,10 +29,10 @@ from attnconv.functional._scores import (
     dots_of,
     masked,
     softmax,
-    wide,
 )
 from attnconv.lowering import attention as lowering
 from attnconv.lowering.choice import note
+from attnconv.lowering.promotion import wide
 
 
 # The overloads name only the argument that decides the type of the result.
