@@ -157,8 +157,8 @@ def _few(
 
     Keys and values would take longer to move, head by head, than G times the products take. B 8,
     S 4096, N 8, K 64, 2 cores, ms for the matrix and for this: T 1 41 6, T 4 43 10, T 8 49 16, T 16
-    50 37. With fewer keys they stay in the cache: T 8, S 64 0.21 0.54; T 4, S 32 0.13 0.24. A number
-    that is not finite in one head reaches the others.
+    50 37. With fewer keys they stay in the cache: T 8, S 64 0.21 0.54; T 4, S 32 0.13 0.24. A
+    number that is not finite in one head reaches the others.
     """
     query, key, value, *_ = moving
     (B, T, N, K), (S, G) = query.shape, key.shape[1:3]
