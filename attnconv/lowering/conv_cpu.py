@@ -14,7 +14,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attnconv.lowering import conv_dense, promotion
-from attnconv.lowering.conv_dense import by_planes, dense, dense_kernel_gradient, placed
+from attnconv.lowering.conv_dense import (
+    by_planes,
+    dense,
+    dense_kernel_gradient,
+    image_parts,
+    placed,
+    sum_over_parts,
+)
 from attnconv.lowering.linear import alike
 from attnconv.lowering.views import Problem, offsets, padded, view
 
@@ -127,6 +134,11 @@ def _grouped(problem: Problem, x: Array, kernel: Array) -> Array:
 
 def _grouped_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
     parts, merged = _parts(problem.groups, x.shape[-1])
+    # Parts of the images outside of those of the channels: pieces of all images would be in memory.
+    images = image_parts(problem, len(x), y.shape[-1] // parts)
+    if images > 1:
+        form = functools.partial(_grouped_kernel_gradient, problem)
+        return sum_over_parts(form, x, y, images)
     alone = functools.partial(dense_kernel_gradient, problem._replace(groups=1))
     if parts <= SHARED:
         pieces = zip(*(jnp.split(a, parts, axis=-1) for a in (x, y)), strict=True)

@@ -5,8 +5,9 @@ XLA's convolution is fast there when the image comes as `[B, *spatial, C]` and t
 terms of that, with the images side by side where XLA's convolution would use one core.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -183,9 +184,9 @@ def dense_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
         return (y.reshape(-1, features).T @ seen).T.reshape(*problem.window, channels, features)
     if rank == 3:
         return _planes_kernel_gradient(problem, x, y)
-    parts = _parts(problem, len(x), features)
+    parts = image_parts(problem, len(x), features)
     if parts > 1:
-        return _kernel_gradient_in_parts(problem, x, y, parts)
+        return sum_over_parts(functools.partial(dense_kernel_gradient, problem), x, y, parts)
     across = placed(
         stride=geometry.dilation,
         low=[low for low, _ in geometry.padding],
@@ -201,13 +202,13 @@ def dense_kernel_gradient(problem: Problem, x: Array, y: Array) -> Array:
     return jnp.moveaxis(gradient, 0, rank)
 
 
-def _parts(problem: Problem, images: int, features: int) -> int:
+def image_parts(problem: Problem, images: int, features: int) -> int:
     """How many parts of the images the gradient of a kernel is a sum over.
 
     Each has PART numbers of y or more, which stay in the cache as the kernel of a convolution. 2
-    cores, batch 32, 3x3, ms for one part, and for parts of 8, 4, 2 and 1 times PART: 32x32 64->64
-    17.3 16.0 13.3 10.8 12.6; 16x16 128->128 11.5 7.7 7.2 13.4; 32x32 16->16 1.27 1.09 1.70. In one
-    dimension, a window of 9 on 1024 positions, 64->64: 8.1 7.9 8.0 9.5 16.
+    cores, batch 32, 3x3, ms for one part, and for parts of 4, 2, 1 and half of PART: 32x32 64->64
+    20.5 18.9 15.9 12.6 15.0, 16->16 1.46 1.42 1.15 1.18 1.87; 16x16 128->128 13.8 10.5 8.5 8.1 7.9.
+    In one dimension parts gain nothing.
     """
     if len(problem.window) != 2:
         return 1
@@ -224,12 +225,15 @@ def _parts(problem: Problem, images: int, features: int) -> int:
     )
 
 
-def _kernel_gradient_in_parts(problem: Problem, x: Array, y: Array, parts: int) -> Array:
-    def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + dense_kernel_gradient(problem, *part), None
-
-    zeros, _ = alike(jnp.zeros((*problem.window, x.shape[-1], y.shape[-1]), x.dtype), y)
+def sum_over_parts(form: Callable[[Array, Array], Array], x: Array, y: Array, parts: int) -> Array:
+    """`sum_p form(x_p, y_p)` over parts of the images, one at a time."""
     split = [a.reshape(parts, len(a) // parts, *a.shape[1:]) for a in (x, y)]
+    shape = jax.eval_shape(form, split[0][0], split[1][0])
+    zeros, _ = alike(jnp.zeros(shape.shape, shape.dtype), y)
+
+    def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + form(*part), None
+
     return lax.scan(add, zeros, (split[0], split[1]))[0]
 
 

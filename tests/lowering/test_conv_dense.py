@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnconv.lowering import conv_dense
+from attnconv.lowering import conv_cpu, conv_dense
 from attnconv.lowering.views import Geometry, Problem, stock
 
 
@@ -57,10 +57,20 @@ def test_kernel_gradient_in_parts(problem, parts):
     x, kernel, y = arrays(problem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(conv_dense, "FEW", 0)
-        patch.setattr(conv_dense, "_parts", lambda _, images, __: parts if images == 6 else 1)
+        patch.setattr(conv_dense, "image_parts", lambda _, images, __: parts if images == 6 else 1)
         actual = conv_dense.dense_kernel_gradient(problem, x, y)
     (expected,) = jax.linear_transpose(lambda kernel: stock(problem, x, kernel), kernel)(y)
     close(actual, expected)
+
+
+def test_kernel_gradient_of_groups_in_parts_of_the_images():
+    problem = same(32, 32)._replace(groups=4)
+    x, kernel, y = arrays(problem, images=32, channels=64, features=64)
+    kernel = kernel[..., :16, :]
+    assert conv_dense.image_parts(problem, 32, 16) > 1
+    actual = conv_cpu.kernel_gradient(problem, x, y)
+    (expected,) = jax.linear_transpose(lambda kernel: stock(problem, x, kernel), kernel)(y)
+    np.testing.assert_allclose(actual, expected, atol=1e-5 * float(jnp.abs(expected).max()))
 
 
 def same(*spatial, window=3):
@@ -102,4 +112,4 @@ def test_how_many_images_are_side_by_side(monkeypatch, problem, images, channels
     ],
 )
 def test_how_many_parts_a_kernel_gradient_has(problem, images, features, parts):
-    assert conv_dense._parts(problem, images, features) == parts
+    assert conv_dense.image_parts(problem, images, features) == parts
