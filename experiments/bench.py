@@ -10,6 +10,7 @@ cases that are measured again are replaced. An error of any case makes the exit 
 
 import contextlib
 import importlib.metadata
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -54,21 +55,26 @@ def _measured(path: Path) -> store.Measured:
 def _run(chosen: list[cases.Case], out: Path) -> bool:
     """Measures the cases one after the other into the file; whether any had an error."""
     path, failed = out / "bench.json", False
-    with contextlib.ExitStack() as stack:
-        processes = {name: stack.enter_context(Process(name)) for name in WORKERS}
+    with Process("ours") as process:
         try:
-            environment = processes["ours"].ask("environment") | _versions()
-            measured = store.begin(store.load(path), environment, processes["ours"].ask("rates"))
+            environment = process.ask("environment") | _versions()
+            measured = store.begin(store.load(path), environment, process.ask("rates"))
         except PeerError as error:
             common.fail(error)
-        print(table.header())
-        for case in chosen:
-            row = measure.measure(case, processes, seconds=FLAGS.seconds, memory=FLAGS.memory)
-            row |= {"jax": environment["jax"], "commit": environment["commit"]}
-            print(table.line(row), flush=True)
-            measured["rows"] = store.merge(measured["rows"], row)
-            store.save(path, measured)
-            failed |= row["error"] is not None
+    print(table.header())
+    for suite, of_suite in itertools.groupby(chosen, lambda case: case.suite):
+        with contextlib.ExitStack() as stack:
+            processes = {
+                name: stack.enter_context(Process(name, keep_freed=suite == "train"))
+                for name in WORKERS
+            }
+            for case in of_suite:
+                row = measure.measure(case, processes, seconds=FLAGS.seconds, memory=FLAGS.memory)
+                row |= {"jax": environment["jax"], "commit": environment["commit"]}
+                print(table.line(row), flush=True)
+                measured["rows"] = store.merge(measured["rows"], row)
+                store.save(path, measured)
+                failed |= row["error"] is not None
     return failed
 
 

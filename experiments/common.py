@@ -11,7 +11,7 @@ import jax
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from attnconv import report, results, study
+from attnconv import allocator, report, results, study
 from attnconv.errors import UsageError
 
 flags.DEFINE_string(
@@ -50,6 +50,7 @@ def launch(main: Callable[[], None]) -> None:
             sys.exit(130)
 
     keep_compiled()
+    allocator.keep_freed()
     logging.set_verbosity(logging.WARNING)  # JAX tells of every backend that it did not find
     app.run(guarded, flags_parser=parse)
 

@@ -18,7 +18,7 @@ FLOORS = (
     ("nn",),
     ("functional",),
     ("lowering",),
-    ("spec", "errors"),
+    ("spec", "errors", "allocator"),
 )
 STRANGERS = {("models", "tasks"), ("tasks", "models"), ("report", "study"), ("train", "tasks")}
 ONLY_FOR = {"lowering": {"functional", "lowering"}}

@@ -64,7 +64,8 @@ def _introduction(measured: Measured, beside: Measured | None) -> str:
         ours in the same round, with the quartiles; more than 1 means that ours is faster.
         `gradient` is forward and the gradients of all inputs. PyTorch's convolutions have the
         faster of its two layouts. Memory is the peak of one run in a fresh process above what it
-        had with inputs and program ready.""",
+        had with inputs and program ready. During training steps every process keeps the memory that
+        it frees, as in the experiments; the operators run with the allocator as it comes.""",
         f"""The bound is the time that this machine would need at the rate of a large product,
         {rates["flops"] / 1e9:.0f} GFLOP/s, or of a large copy, {rates["bytes"] / 1e9:.1f} GB/s,
         whichever is longer, as a part of the time that ours takes. Arrays that stay in a cache move

@@ -33,10 +33,15 @@ def installed(peer: str) -> bool:
 
 
 class Process:
-    """A worker that is started when it is first asked, and again after it died."""
+    """A worker that is started when it is first asked, and again after it died.
 
-    def __init__(self, worker: str):
-        self.framework = framework(worker)
+    Args:
+      worker: one of WORKERS.
+      keep_freed: whether the process keeps the memory that it frees, as the experiments do.
+    """
+
+    def __init__(self, worker: str, *, keep_freed: bool = False):
+        self.arguments = [framework(worker), *(["keep_freed"] if keep_freed else [])]
         self.child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Process":
@@ -52,7 +57,7 @@ class Process:
           PeerError: the method raised, or the process died of it.
         """
         if self.child is None:
-            self.child = _start(self.framework)
+            self.child = _start(self.arguments)
         assert self.child.stdin is not None and self.child.stdout is not None
         try:
             pickle.dump((name, arguments), self.child.stdin)
@@ -73,14 +78,14 @@ class Process:
             self.child = None
 
 
-def _start(framework: str) -> subprocess.Popen[bytes]:
+def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
     """A worker with as many threads as cores, and no compile cache."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",  # the suites and their floors are those of the CPU
         "JAX_ENABLE_COMPILATION_CACHE": "0",
         "OMP_NUM_THREADS": str(runs.cores()),
     }
-    command = [sys.executable, "-m", "attnconv.bench.worker", framework]
+    command = [sys.executable, "-m", "attnconv.bench.worker", *arguments]
     pipe = subprocess.PIPE
     # In a session of its own, so that a key that stops the parent does not reach it first.
     return subprocess.Popen(

@@ -1,6 +1,7 @@
 """A process of one framework that builds, checks and times programs as the parent asks.
 
     python -m attnconv.bench.worker jax
+    python -m attnconv.bench.worker jax keep_freed
 
 Requests and answers are pickles on standard input and output: `(name, arguments)`, and
 `("done", result)` or `("failed", why)`.
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from attnconv import allocator
 from attnconv.bench.case import Case
 from attnconv.bench.forms import Arrays, Program
 
@@ -104,7 +106,9 @@ def _status(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
-def main(framework: str) -> None:
+def main(framework: str, *options: str) -> None:
+    if "keep_freed" in options:
+        allocator.keep_freed()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
     worker = Worker(framework)
@@ -122,4 +126,4 @@ def main(framework: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -4,8 +4,9 @@ Statistics are taken in float32 (float64 for such input), the variance around th
 pass, so that a large common offset costs no digits. The output has the dtype of x.
 """
 
-from collections.abc import Sequence
+import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -104,10 +105,27 @@ def _wide(x: Array) -> Array:
     return x.astype(wide(x.dtype))
 
 
-def _standardised(x: Array, axes: Sequence[int], epsilon: float) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _standardised(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    return _and_rate(x, axes, epsilon)[0]
+
+
+@_standardised.defjvp
+def _standardised_jvp(
+    axes: tuple[int, ...], epsilon: float, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    """`r (dx - mean(dx) - y mean(y dx))`: of what JAX derives, less than half is in memory."""
+    y, rate = _and_rate(*primals, axes, epsilon)
+    (dx,) = tangents
+    along = jnp.mean(y * dx, axes, keepdims=True)
+    return y, rate * (dx - jnp.mean(dx, axes, keepdims=True) - y * along)
+
+
+def _and_rate(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array]:
+    """Standardised, and the number that deviations from the mean were multiplied with."""
     centred = x - jnp.mean(x, axes, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axes, keepdims=True)
-    return centred * lax.rsqrt(variance + epsilon)
+    rate = lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + epsilon)
+    return centred * rate, rate
 
 
 def _affine(x: Array, scale: Array | None, bias: Array | None) -> Array:
