@@ -1,31 +1,78 @@
-"""What a model must know of a task, and no more: models and tasks never import each other."""
+"""What a model must know of a task, and no more: models and tasks never import each other.
+
+Inputs are one array. Images are `[B, H, W, C]`, sequences of vectors `[B, T, D]` with NaN after
+the last vector of an example, tokens `[B, T]` of int32 with `PAD` after the last, nodes of a graph
+`[B]`, indices into it.
+
+Outputs are of three kinds. "label" is one for each example, `[B]`; "labels" is one for each vector,
+`[B, T]`, and -1 where there is none; "sequence" is as many symbols as the model decides, `[B, U]`,
+`END` after the last of them and -1 after that.
+"""
 
 import dataclasses
 import math
+from typing import Literal
+
+import numpy as np
+
+Output = Literal["label", "labels", "sequence"]
+
+PAD = 0  # the token that stands for none
+UNKNOWN = 1  # the token that stands for those that are not in the vocabulary
+END = 0  # the symbol that ends an output sequence
+EMBEDDING = 64  # features of an embedded token, the same in every family
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """One graph: what is known of each node, and which pairs are joined.
+
+    Attributes:
+      features: a vector for each node, `[V, D]`, float32.
+      adjacency: True where an edge joins two nodes, `[V, V]`, symmetric, nodes not with themselves.
+    """
+
+    features: np.ndarray
+    adjacency: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The shape of one example and the number of labels.
+    """The form of the inputs and of the outputs.
 
     Attributes:
-      shape: `(H, W, C)` for an image, `(T, D)` for a sequence of T vectors.
-      classes: number of labels; one label is predicted for each example.
+      shape: of one example: `(H, W, C)`, `(T, D)`, `(T,)` of tokens; `(V, D)` of a graph.
+      classes: number of labels, or of symbols with `END` among them.
+      output: which kind.
+      vocabulary: number of tokens, with `PAD` and `UNKNOWN`; None where inputs are no tokens.
+      one_hot: whether a token is a vector of zeros with a single one, or an embedding.
+      padded: whether examples of a sequence have different lengths.
+      steps: symbols of the longest output sequence, with `END`.
+      graph: of which the examples are nodes.
     """
 
     shape: tuple[int, ...]
     classes: int
+    output: Output = "label"
+    vocabulary: int | None = None
+    one_hot: bool = False
+    padded: bool = False
+    steps: int = 0
+    graph: Graph | None = None
 
     @property
     def grid(self) -> tuple[int, ...]:
         """The axes that a window slides along: `(H, W)` of an image, `(T,)` of a sequence."""
-        return self.shape[:-1]
+        return self.shape if self.vocabulary is not None else self.shape[:-1]
 
     @property
     def channels(self) -> int:
-        return self.shape[-1]
+        """Numbers in the vector at one position."""
+        if self.vocabulary is None:
+            return self.shape[-1]
+        return self.vocabulary if self.one_hot else EMBEDDING
 
     @property
     def values(self) -> int:
         """How many numbers one example is."""
-        return math.prod(self.shape)
+        return math.prod(self.grid) * self.channels

@@ -1,14 +1,16 @@
 """What every source of examples returns, and the checks that all of them share."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
 from attnconv.errors import UsageError
+from attnconv.spec import Graph, Output
 
-Examples = tuple[np.ndarray, np.ndarray]  # inputs [n, *shape], labels [n] in 0..classes-1
+Examples = tuple[np.ndarray, np.ndarray]  # inputs and labels, n of each; see Raw
 
 # The official names of each split, the first one found is taken.
 SPLIT_NAMES = {
@@ -22,20 +24,53 @@ SPLIT_NAMES = {
 class Raw:
     """What a source returns: examples as they were found, with the splits that are official.
 
+    Inputs are one of
+
+    - an array of numbers `[n, *shape]`, images or sequences of vectors of one length;
+    - objects `[n]`, each an array `[t, D]`: sequences of vectors of different lengths;
+    - objects `[n]`, each a string, or a tuple of strings where the text is cut into tokens;
+    - integers `[n]`: nodes of `graph`.
+
+    Labels are, by `output`,
+
+    - "label": integers `[n]`, indices of `class_names`;
+    - "labels": objects `[n]`, each an array of such integers, one for each vector or token; -1 for
+      none;
+    - "sequence": objects `[n]`, each a tuple of strings; `class_names` is empty.
+
     Attributes:
       name: as `Task.name`.
       source: as `Task.source`.
       class_names: as `Task.class_names`.
       splits: the official ones of `train`, `validation` and `test`; all examples in `train` where
         there is only one.
+      output: which kind of output.
       one_scale: whether all features are standardised together, not each channel by itself.
+      names: of each example where they have some (that of its file, say), by split.
+      graph: whose nodes the examples are.
     """
 
     name: str
     source: str
     class_names: tuple[str, ...]
     splits: Mapping[str, Examples]
+    output: Output = "label"
     one_scale: bool = False
+    names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    graph: Graph | None = None
+
+
+def objects(items: Iterable[Any]) -> np.ndarray:
+    """The items as an array `[n]` of objects, whatever they are.
+
+    >>> objects([("a",), ("b", "c")]).shape
+    (2,)
+    """
+    items = list(items)
+    array = np.empty(len(items), object)
+    for i, item in enumerate(items):  # an assignment of the list would make a matrix of some
+        array[i] = item
+    return array
 
 
 def official(found: Iterable[str]) -> dict[str, str]:
@@ -92,12 +127,11 @@ def validate(raw: Raw) -> None:
     Raises:
       UsageError: naming the split or the class.
     """
-    classes = len(raw.class_names)
     expected = raw.splits["train"][0]
     for split, (inputs, labels) in raw.splits.items():
-        if labels.size < 2:
+        if len(labels) < 2:
             raise UsageError(
-                f"{raw.name}: expected at least 2 examples in the {split} split, got {labels.size}"
+                f"{raw.name}: expected at least 2 examples in the {split} split, got {len(labels)}"
             )
         if (inputs.shape[1:], inputs.dtype) != (expected.shape[1:], expected.dtype):
             raise UsageError(
@@ -105,26 +139,37 @@ def validate(raw: Raw) -> None:
                 f"{expected.dtype} in every split, as in train, got {inputs.shape[1:]} and "
                 f"{inputs.dtype} in {split}"
             )
-        wrong = (labels < 0) | (labels >= classes)
-        if wrong.any():
-            first = int(wrong.argmax())
-            raise UsageError(
-                f"{raw.name}: expected labels from 0 to {classes - 1}, got {labels[first]} for "
-                f"example {first} of the {split} split"
-            )
-    counts = np.bincount(raw.splits["train"][1], minlength=classes)
-    if np.count_nonzero(counts) < 2:
+    if raw.output != "sequence":
+        _validate_classes(raw)
+
+
+def _validate_classes(raw: Raw) -> None:
+    one = raw.output == "label"
+    counts = {}
+    for split, (_, labels) in raw.splits.items():
+        counts[split] = np.zeros(len(raw.class_names), np.int64)
+        for i, of in enumerate(labels):
+            of = np.atleast_1d(of)
+            wrong = (of < (0 if one else -1)) | (of >= len(raw.class_names))
+            if wrong.any():
+                raise UsageError(
+                    f"{raw.name}: expected labels from 0 to {len(raw.class_names) - 1}, got "
+                    f"{of[wrong.argmax()]} for example {i} of the {split} split"
+                )
+            np.add.at(counts[split], of[of >= 0], 1)
+    train = counts["train"]
+    if np.count_nonzero(train) < 2:
         raise UsageError(
-            f"{raw.name}: expected at least 2 classes, found {np.count_nonzero(counts)}"
+            f"{raw.name}: expected at least 2 classes, found {np.count_nonzero(train)}"
         )
     needed = 1 + ("validation" not in raw.splits) + ("test" not in raw.splits)
-    for index in np.flatnonzero((counts > 0) & (counts < needed))[:1]:
+    for index in np.flatnonzero((train > 0) & (train < needed))[: int(one)]:
         raise UsageError(
             f"{raw.name}: expected at least {needed} training examples of each class, to cut "
-            f"splits from, got {counts[index]} of {raw.class_names[index]!r}"
+            f"splits from, got {train[index]} of {raw.class_names[index]!r}"
         )
-    for split, (_, labels) in raw.splits.items():
-        for index in labels[counts[labels] == 0][:1]:
+    for split, found in counts.items():
+        for index in np.flatnonzero((found > 0) & (train == 0))[:1]:
             raise UsageError(
                 f"{raw.name}: class {raw.class_names[index]!r} is in the {split} split and not in "
                 "the training split"
