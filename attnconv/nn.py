@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError
@@ -208,6 +208,8 @@ class EncoderBlock(nnx.Module):
         self.expand = Linear(features, hidden, rngs=rngs)
         self.contract = Linear(hidden, features, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        x = x + self.attention(self.attention_norm(x))
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "#B 1 #T T"] | None = None
+    ) -> Float[Array, "B T D"]:
+        x = x + self.attention(self.attention_norm(x), mask=mask)
         return x + self.contract(jax.nn.gelu(self.expand(self.mlp_norm(x))))

@@ -163,7 +163,7 @@ def train_all(
     # Compile before the threads start, or each would.
     state = programs.init(runs[0].learning_rate, len(runs[0].order), runs[0].seed)
     state, _ = programs.advance(state, *batches(data, runs[0].order, 0, 0))
-    evaluate(programs, state.params, Data(*(part[:1] for part in validation)))
+    evaluate(programs, state.params, Data(validation.inputs[:1], validation.labels[:1]))
     stopped = threading.Event()
 
     def count(steps: int) -> None:

@@ -49,6 +49,7 @@ class Spec:
       padded: whether examples of a sequence have different lengths.
       steps: symbols of the longest output sequence, with `END`.
       graph: of which the examples are nodes.
+      pooling: how the vectors of an example become one: mean, max, attention, token.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +60,7 @@ class Spec:
     padded: bool = False
     steps: int = 0
     graph: Graph | None = None
+    pooling: str = "mean"
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -76,3 +78,21 @@ class Spec:
     def values(self) -> int:
         """How many numbers one example is."""
         return math.prod(self.grid) * self.channels
+
+    def describe(self) -> str:
+        """One example in a few words.
+
+        >>> Spec((8, 8, 1), 10).describe(), Spec((40,), 3, "labels", vocabulary=99).describe()
+        ('image 8 x 8 x 1: one of 10', '40 tokens of 99: each of 3')
+        """
+        many = "up to " if self.padded else ""
+        size = " x ".join(map(str, self.shape))
+        if self.graph is not None:
+            what = f"a node of {self.shape[0]}"
+        elif self.vocabulary is not None:
+            what = f"{many}{size} tokens of {self.vocabulary}"
+        else:
+            what = f"image {size}" if len(self.shape) == 3 else f"{many}{size} vectors"
+        if self.output == "sequence":
+            return f"{what}: to {self.steps} of {self.classes}"
+        return f"{what}: {'each' if self.output == 'labels' else 'one'} of {self.classes}"

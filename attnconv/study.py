@@ -6,18 +6,33 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 import attnconv
 from attnconv import environment, models, results, runs, stats, tasks, train
 from attnconv.errors import UsageError
+from attnconv.spec import Spec
 
-METRIC = "accuracy"
+METRICS = {"label": "accuracy", "labels": "accuracy", "sequence": "exact match"}
 RECIPE = train.Recipe()
 MOST_SEED = 2**31  # seeds are 32-bit integers on the device
 CONFIDENCE = 0.95
+
+
+class Defaults(NamedTuple):
+    """What holds where nothing is asked for, by the kind of task.
+
+    Attributes:
+      params: of every family.
+      learning_rates: the grid of every family.
+      steps: of a run, for each root of the number of training examples.
+    """
+
+    params: int
+    learning_rates: tuple[float, ...]
+    steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,20 +40,25 @@ class Config:
     """What is compared: with the data themselves, all that a result depends on."""
 
     task: str
-    models: tuple[str, ...]
+    models: tuple[str, ...] = ()  # none are all that can do the task
     data_dir: str | None = None
     train_sizes: tuple[int | None, ...] = (None,)  # None is all
     seeds: int = 5
-    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    learning_rates: tuple[float, ...] = ()  # none are the default ones
     match: Literal["params", "flops", "none"] = "params"
     budget: int | None = None
     steps: int | None = None
     seed: int = 0
+    tokens: Literal["words", "characters", "bpe"] | None = None
+    vectors: Literal["rows", "pixels", "patches", "one_hot"] | None = None
+    pooling: Literal["mean", "max", "attention", "token"] = "mean"
+    fields: tuple[str, ...] | None = None
+    hold_out: str | None = None
 
     def __post_init__(self) -> None:
         for field in ("models", "train_sizes", "learning_rates"):
             values = getattr(self, field)
-            if not values or len(set(values)) != len(values):
+            if (not values and field == "train_sizes") or len(set(values)) != len(values):
                 raise UsageError(f"{field}={values}: expected one or more, each once")
         for field in ("seeds", "steps", "budget"):
             value = getattr(self, field)
@@ -51,11 +71,10 @@ class Config:
             raise UsageError(
                 f"seed={self.seed}: expected a number from 0 to {MOST_SEED - self.seeds}"
             )
-        if (self.match == "none") != (self.budget is None):
-            raise UsageError(
-                f"match={self.match}, budget={self.budget}: expected a budget to match params or "
-                f"flops to, and none with match=none"
-            )
+        if self.match == "none" and self.budget is not None:
+            raise UsageError(f"match=none, budget={self.budget}: expected no budget")
+        if self.match == "flops" and self.budget is None:
+            raise UsageError("match=flops: expected a budget, how many")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +103,54 @@ def plan(config: Config, task: tasks.Task) -> list[Cell]:
         built[name] = size, models.parameters(model), models.flops(model, task.spec)
     sizes = {len(task.subset(size, seed=config.seed)) for size in config.train_sizes}
     for train_size in sorted(sizes):
-        steps = train.default_steps(train_size) if config.steps is None else config.steps
+        steps = config.steps
+        if steps is None:
+            steps = round(defaults(task.spec).steps * train_size**0.5)
         cells += [Cell(name, train_size, *built[name], steps) for name in config.models]
     return cells
+
+
+def defaults(spec: Spec) -> Defaults:
+    """Chosen on validation splits.
+
+    A text of one label is soon learned by heart: at 30, 10 steps for each root the cnn scored 75.7,
+    77.0 % on the validation split of the sentences of Pang and Lee 2005.
+    """
+    if spec.output == "sequence":
+        return Defaults(400_000, (0.0003, 0.001, 0.003), 60)
+    if spec.output == "labels":
+        return Defaults(100_000, (0.001, 0.003, 0.01), 30)
+    if spec.vocabulary is not None:
+        return Defaults(30_000, (0.001, 0.003, 0.01), 10)
+    return Defaults(30_000, (0.003, 0.01, 0.03), 30)
+
+
+def completed(config: Config, spec: Spec) -> Config:
+    """With the default of what is not asked for, but the steps, which depend on the train size."""
+    default = defaults(spec)
+    return dataclasses.replace(
+        config,
+        models=config.models or tuple(models.fitting(spec)),
+        learning_rates=config.learning_rates or default.learning_rates,
+        budget=default.params
+        if config.match == "params" and config.budget is None
+        else config.budget,
+    )
+
+
+def load(config: Config) -> tasks.Task:
+    """The task, in the form that is asked for."""
+    task = tasks.load(
+        config.task,
+        data_dir=config.data_dir,
+        seed=config.seed,
+        tokens=config.tokens,
+        vectors=config.vectors,
+        fields=config.fields,
+        hold_out=config.hold_out,
+    )
+    spec = dataclasses.replace(task.spec, pooling=config.pooling)
+    return dataclasses.replace(task, spec=spec)
 
 
 def run(
@@ -113,7 +177,8 @@ def run(
     Raises:
       UsageError: what cannot be served, before anything is trained; a loss that is not finite.
     """
-    task = tasks.load(config.task, data_dir=config.data_dir, seed=config.seed)
+    task = load(config)
+    config = completed(config, task.spec)
     cells = plan(config, task)
     results.claim(out, identity(config, task))
     if not keep:
@@ -135,7 +200,7 @@ def run(
         if cell in finished:
             continue
         if cell.model not in programs:
-            make = functools.partial(models.family(cell.model), task.spec, cell.size)
+            make = functools.partial(models.make, cell.model, task.spec, cell.size)
             programs[cell.model] = train.Programs(make, RECIPE)
         trainer = functools.partial(train_runs, on_steps=functools.partial(on_steps, cell))
         new = run_cell(config, task, cell, programs[cell.model], trainer, out)
@@ -187,12 +252,12 @@ def run_cell(
     chosen = max(range(len(mean)), key=lambda i: (mean[i][0], -mean[i][1]))
     picked = range(chosen * config.seeds, (chosen + 1) * config.seeds)
 
-    predicted = np.stack(
-        [train.predict(programs, trained[i].params, task.test.inputs).argmax(-1) for i in picked]
-    )
+    test = train.Data(task.test.inputs, task.test.labels)
+    predicted = np.stack([train.judged(programs, trained[i].params, test)[0] for i in picked])
     path = results.predictions_path(out, cell.model, cell.train_size)
     results.write_predictions(path, predicted)
-    test = dict(zip(picked, (predicted == task.test.labels).mean(1), strict=True))
+    found, of = train.right(predicted, task.test.labels, writes=programs.writes)
+    scores_of = dict(zip(picked, found.sum(1) / of.sum(), strict=True))
     rows = []
     for i, (run, result) in enumerate(zip(grid, trained, strict=True)):
         rows.append(
@@ -205,9 +270,9 @@ def run_cell(
                 "params": cell.params,
                 "flops": cell.flops,
                 "steps": cell.steps,
-                "metric": METRIC,
+                "metric": METRICS[task.spec.output],
                 "validation": result.validation.accuracy,
-                "test": float(test[i]) if i in test else None,
+                "test": float(scores_of[i]) if i in scores_of else None,
                 "train": result.train.accuracy,
                 "seconds": result.seconds,
             }
@@ -226,7 +291,22 @@ def fingerprint(task: tasks.Task) -> str:
     for split in (task.train, task.validation, task.test):
         digest.update(split.inputs.tobytes())
         digest.update(split.labels.tobytes())
+    if task.spec.graph is not None:
+        digest.update(task.spec.graph.features.tobytes())
+        digest.update(task.spec.graph.adjacency.tobytes())
     return digest.hexdigest()[:16]
+
+
+def example_scores(task: tasks.Task, predicted: np.ndarray) -> np.ndarray:
+    """A score `[seeds, examples]` of each test example, whose mean is the score of its seed.
+
+    Where an example has several labels, its score is the seed's plus what the example adds to it,
+    `p + (right_i - p n_i) / mean(n)`: the spread of that is the spread of a ratio of sums (Cochran
+    1977, Sampling Techniques, section 6.4), and labels of one example do not count as independent.
+    """
+    found, of = train.right(predicted, task.test.labels, writes=task.spec.output == "sequence")
+    seed = found.sum(1, keepdims=True) / of.sum()
+    return seed + (found - seed * of) / of.mean()
 
 
 def summary(
@@ -240,7 +320,7 @@ def summary(
     scores = {}
     for cell in cells:
         predicted = np.load(results.predictions_path(out, cell.model, cell.train_size))
-        scores[cell.model, cell.train_size] = (predicted == task.test.labels).astype(np.float64)
+        scores[cell.model, cell.train_size] = example_scores(task, predicted)
     intervals = stats.mean_intervals(scores, confidence=CONFIDENCE)
     pairs = [
         ((a, size), (b, size))
@@ -279,6 +359,8 @@ def summary(
             "source": task.source,
             "shape": list(task.spec.shape),
             "classes": task.spec.classes,
+            "output": task.spec.output,
+            "vocabulary": task.spec.vocabulary,
             "train": len(task.train.labels),
             "validation": len(task.validation.labels),
             "test": len(task.test.labels),
@@ -287,7 +369,7 @@ def summary(
         "environment": environment.describe(),
         "seconds": sum(row["seconds"] for row in rows),
         "runs_at_once": runs.at_once(),
-        "metric": METRIC,
+        "metric": METRICS[task.spec.output],
         "confidence": CONFIDENCE,
         "cells": [cell_summary(cell) for cell in cells],
         "comparisons": [

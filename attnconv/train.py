@@ -69,10 +69,11 @@ def kernels(params: chex.ArrayTree) -> chex.ArrayTree:
 
 
 class Data(NamedTuple):
-    """Examples and their labels, of the same length."""
+    """Examples and their labels, of the same length; in training a key for each, for dropout."""
 
     inputs: Any
     labels: Any
+    rng: Any = None
 
 
 class Score(NamedTuple):
@@ -90,29 +91,24 @@ class TrainState(flax.struct.PyTreeNode):
     step: Any
     steps: Any
     learning_rate: Any
-
-
-def default_steps(examples: int) -> int:
-    """Steps where none are asked for: 30 times the root of the number of training examples.
-
-    >>> default_steps(100), default_steps(51_000)
-    (300, 6775)
-    """
-    return round(30 * examples**0.5)
+    seed: Any = 0
 
 
 def cross_entropy(
-    scores: Float[Array, "B classes"], labels: Int[Array, "B"], *, smoothing: float = 0.0
-) -> Float[Array, ""]:
-    """Mean over the batch of `-sum_c p_c log softmax(scores)_c`, in nats.
+    scores: Float[Array, "*labels classes"],
+    labels: Int[Array, "*labels"],
+    *,
+    smoothing: float = 0.0,
+) -> Float[Array, "*labels"]:
+    """`-sum_c p_c log softmax(scores)_c` in nats; 0 where there is no label, but -1.
 
     p is 1 for the label and 0 for the others, mixed with `smoothing` of the uniform distribution.
 
-    >>> bool(jnp.isclose(cross_entropy(jnp.zeros((1, 4)), jnp.array([2])), jnp.log(4)))
-    True
+    >>> cross_entropy(jnp.zeros((2, 4)), jnp.array([2, -1])).round(3).tolist()
+    [1.386, 0.0]
     """
     target = optax.smooth_labels(jax.nn.one_hot(labels, scores.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(scores, target).mean()
+    return jnp.where(labels >= 0, optax.softmax_cross_entropy(scores, target), 0)
 
 
 def train_step(
@@ -122,14 +118,15 @@ def train_step(
     loss: Callable[[chex.ArrayTree, Data], Array],
     recipe: Recipe,
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One update of the parameters down the gradient of `loss(params, batch)`.
+    """One update of the parameters down the gradient of the mean loss of the labels that are there.
 
-    The loss must be a mean over the examples: on a CPU it is taken over `microbatches`.
+    `loss(params, batch)` is the sum over them: on a CPU it is taken over `microbatches`.
 
     Returns:
       The state after it, and the loss before it.
     """
-    value, gradient = mean_gradient(loss, state.params, batch, microbatches(len(batch.labels)))
+    parts = microbatches(len(batch.labels))
+    value, gradient = mean_gradient(loss, state.params, batch, parts)
     update, opt_state = recipe.optimizer().update(gradient, state.opt_state, state.params)
     rate = state.learning_rate * recipe.schedule(state.step, state.steps)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, update))
@@ -151,17 +148,20 @@ def microbatches(examples: int) -> int:
 def mean_gradient(
     loss: Callable[[chex.ArrayTree, Data], Array], params: chex.ArrayTree, batch: Data, parts: int
 ) -> tuple[Float[Array, ""], chex.ArrayTree]:
-    """The loss, a mean over the examples, and its gradient, one of the equal parts at a time.
+    """The mean of a loss that is a sum over labels, and its gradient, equal parts one at a time.
 
     Of several parts, `vmap` over runs takes one run after the other, for the same reason.
     """
     of_part = jax.value_and_grad(loss)
-    if parts == 1:
-        return of_part(params, batch)
-    return sequential_vmap(functools.partial(_mean_of_parts, of_part, parts))(params, batch)
+    if parts > 1:
+        of_all = sequential_vmap(functools.partial(_sum_of_parts, of_part, parts))
+    else:
+        of_all = of_part
+    count = jnp.maximum((batch.labels >= 0).sum(), 1)
+    return jax.tree.map(lambda x: x / count, of_all(params, batch))
 
 
-def _mean_of_parts(
+def _sum_of_parts(
     of_part: Callable[[chex.ArrayTree, Data], Any], parts: int, params: chex.ArrayTree, batch: Data
 ) -> Any:
     split = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
@@ -171,32 +171,39 @@ def _mean_of_parts(
 
     shapes = jax.eval_shape(of_part, params, jax.tree.map(lambda x: x[0], split))
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(add, nothing, split)
-    return jax.tree.map(lambda x: x / parts, total)
+    return jax.lax.scan(add, nothing, split)[0]
 
 
 class Programs:
     """The compiled functions of one model and recipe, used by every run of them.
 
+    A model that writes sequences has a method `predict(x)`, and is called with the labels too.
+
     Attributes:
+      writes: whether it is one.
       init: `(learning_rate, steps, seed) -> TrainState`.
       advance: `(state, data, order, count) -> (state, mean loss)`: the first `count` batches of
         the indices `order [most, batch]` in one loop on the device. The state's buffers are given
         away.
       init_all, advance_all: the same for several runs as one program, data and count shared.
-      predict: `(params, inputs) -> scores`, for one batch of `EVALUATION_BATCH` examples.
+      scores: `(params, inputs) -> scores [B, *vectors, classes]` of a model that writes none.
+      judge: `(params, batch) -> (predicted labels, losses of each label)`.
     """
 
     def __init__(self, make: Callable[..., nnx.Module], recipe: Recipe):
-        graph, _ = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+        shapes = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+        graph, _ = nnx.split(shapes)
         self.recipe = recipe
+        self.writes = hasattr(shapes, "predict")
 
-        def forward(params: chex.ArrayTree, x: Array) -> Array:
-            return nnx.merge(graph, params)(x)
+        def losses(params: chex.ArrayTree, batch: Data, smoothing: float) -> tuple[Array, Array]:
+            rng = None if batch.rng is None else batch.rng[0]
+            taught = (batch.labels,) if self.writes else ()
+            scores = nnx.merge(graph, params)(batch.inputs, *taught, rng=rng)
+            return scores, cross_entropy(scores, batch.labels, smoothing=smoothing)
 
         def loss(params: chex.ArrayTree, batch: Data) -> Array:
-            scores = forward(params, batch.inputs)
-            return cross_entropy(scores, batch.labels, smoothing=recipe.label_smoothing)
+            return losses(params, batch, recipe.label_smoothing)[1].sum()
 
         def init(learning_rate: Array, steps: Array, seed: Array) -> TrainState:
             params = nnx.split(make(rngs=nnx.Rngs(params=jax.random.key(seed))))[1]
@@ -206,6 +213,7 @@ class Programs:
                 step=jnp.int32(0),
                 steps=jnp.int32(steps),
                 learning_rate=jnp.float32(learning_rate),
+                seed=jnp.int32(seed),
             )
 
         def advance(
@@ -213,33 +221,71 @@ class Programs:
         ) -> tuple[TrainState, Array]:
             def step(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
                 state, total = carry
-                batch = Data(data.inputs[order[i]], data.labels[order[i]])
+                key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+                keys = jax.random.split(key, order.shape[-1])
+                batch = Data(data.inputs[order[i]], data.labels[order[i]], keys)
                 state, value = train_step(state, batch, loss=loss, recipe=recipe)
                 return state, total + value
 
             state, total = jax.lax.fori_loop(0, count, step, (state, jnp.zeros(())))
             return state, total / jnp.maximum(count, 1)
 
+        def judge(params: chex.ArrayTree, batch: Data) -> tuple[Array, Array]:
+            scores, of_labels = losses(params, batch, 0.0)
+            model: Any = nnx.merge(graph, params)
+            predicted = model.predict(batch.inputs) if self.writes else scores.argmax(-1)
+            return predicted.astype(jnp.int32), of_labels
+
         self.init = jax.jit(init)
         self.advance = jax.jit(advance, donate_argnums=0)
         self.init_all = jax.jit(jax.vmap(init))
         self.advance_all = jax.jit(jax.vmap(advance, in_axes=(0, None, 0, None)), donate_argnums=0)
-        self.predict = jax.jit(forward)
+        self.scores = jax.jit(lambda params, inputs: nnx.merge(graph, params)(inputs))
+        self.judge = jax.jit(judge)
 
 
-def predict(programs: Programs, params: chex.ArrayTree, inputs: Any) -> np.ndarray:
-    """Scores `[B, classes]` of any number of examples, by one compiled program."""
-    inputs, scores = np.asarray(inputs), []
-    for start in range(0, len(inputs), EVALUATION_BATCH):
-        batch = inputs[start : start + EVALUATION_BATCH]
-        missing = EVALUATION_BATCH - len(batch)
-        padded = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
-        scores.append(programs.predict(params, padded)[: len(batch)])
-    return np.concatenate(scores)
+def judged(programs: Programs, params: chex.ArrayTree, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """What is predicted for any number of examples, and the loss of each label.
+
+    Predictions have the shape of the labels.
+    """
+    found = []
+    for start in range(0, len(data.labels), EVALUATION_BATCH):
+        batch = [
+            np.asarray(x[start : start + EVALUATION_BATCH]) for x in (data.inputs, data.labels)
+        ]
+        count = len(batch[0])
+        filled = [np.resize(x, (EVALUATION_BATCH, *x.shape[1:])) for x in batch]
+        found.append([np.asarray(x[:count]) for x in programs.judge(params, Data(*filled))])
+    predicted, losses = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return predicted, losses
+
+
+def right(
+    predicted: Int[np.ndarray, "..."],
+    labels: Int[np.ndarray, "B *vectors"],
+    *,
+    writes: bool,
+) -> tuple[Int[np.ndarray, "*seeds"], Int[np.ndarray, "B"]]:
+    """How many of the labels of each example are predicted, and how many there are.
+
+    Predictions have the shape of the labels, or of several seeds `[seeds, B, *vectors]`.
+
+    A sequence is one label: it is predicted whole, its length included, or it is not.
+
+    >>> right(np.array([[1, 2, 3]]), np.array([[1, 0, -1]]), writes=False)
+    (array([1]), array([2]))
+    """
+    if writes:
+        return (predicted == labels).all(-1).astype(int), np.ones(len(labels), int)
+    if labels.ndim == 1:
+        return (predicted == labels).astype(int), np.ones(len(labels), int)
+    return ((predicted == labels) & (labels >= 0)).sum(-1), (labels >= 0).sum(-1)
 
 
 def evaluate(programs: Programs, params: chex.ArrayTree, data: Data) -> Score:
-    """Accuracy, and mean cross-entropy in nats without smoothing."""
-    scores = predict(programs, params, data.inputs)
-    loss = cross_entropy(jnp.asarray(scores), jnp.asarray(data.labels))
-    return Score(float((scores.argmax(-1) == np.asarray(data.labels)).mean()), float(loss))
+    """The part of the labels that is predicted, and their mean loss in nats without smoothing."""
+    labels = np.asarray(data.labels)
+    predicted, losses = judged(programs, params, data)
+    found, of = right(predicted, labels, writes=programs.writes)
+    return Score(float(found.sum() / of.sum()), float(losses.sum() / (labels >= 0).sum()))

@@ -11,19 +11,43 @@ import jax
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from attnconv import allocator, report, results, study
+from attnconv import allocator, models, report, results, study, tasks
 from attnconv.errors import UsageError
 
 flags.DEFINE_string(
     "task",
     "digits",
-    "What to learn: an embedded task (digits, digits_rows), the name of a TFDS set prepared in "
-    "--data_dir (mnist), or a path to your own data (a folder of images, a .npz file).",
+    "What to learn: an embedded task (digits, number_words), the name of a TFDS set prepared in "
+    "--data_dir (mnist), or a path to your own data: a folder of images or of .wav, a .npz, a "
+    ".jsonl. --list shows them.",
+)
+flags.DEFINE_boolean("list", False, "Show the tasks, the families and which can do which.")
+flags.DEFINE_enum(
+    "tokens", None, ["words", "characters", "bpe"], "How text is cut. Default: words."
+)
+flags.DEFINE_enum(
+    "vectors",
+    None,
+    ["rows", "pixels", "patches", "one_hot"],
+    "What the vectors are. Images are grids by default; rows, pixels or patches make sequences of "
+    "them. Tokens are embedded by default.",
+)
+flags.DEFINE_enum(
+    "pooling", "mean", list(models.POOLINGS), "How the vectors become one, where one has a label."
+)
+flags.DEFINE_list("fields", None, "INPUT,LABEL: the features of a TFDS set to take.")
+flags.DEFINE_string(
+    "hold_out", None, "The examples with this in their name (of a speaker, say) are the test split."
 )
 flags.DEFINE_string("data_dir", None, "Folder with prepared TFDS sets.")
 flags.DEFINE_string("out", None, "Folder for the results. Default: runs/ENTRYPOINT-TASK.")
 flags.DEFINE_integer("seed", 0, "Fixes the splits and is the first of the runs' seeds.")
-flags.DEFINE_integer("steps", None, "Updates of each run. Default: 30 sqrt(training examples).")
+flags.DEFINE_integer(
+    "steps",
+    None,
+    "Updates of each run. Default: 30 sqrt(training examples), 10 for a text of one label, 60 to "
+    "write sequences.",
+)
 
 FLAGS = flags.FLAGS
 
@@ -42,7 +66,10 @@ def launch(main: Callable[[], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         try:
-            main()
+            if FLAGS.list:
+                show_list()
+            else:
+                main()
         except UsageError as error:
             fail(error)
         except KeyboardInterrupt:
@@ -65,6 +92,40 @@ def keep_compiled() -> None:
 def fail(error: object) -> Any:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def task_options() -> dict[str, Any]:
+    """What the flags say of the form that the task takes."""
+    fields = None if FLAGS.fields is None else tuple(FLAGS.fields)
+    if fields is not None and len(fields) != 2:
+        raise UsageError(f"fields={','.join(fields)}: expected two, INPUT,LABEL")
+    return {
+        "tokens": FLAGS.tokens,
+        "vectors": FLAGS.vectors,
+        "pooling": FLAGS.pooling,
+        "fields": fields,
+        "hold_out": FLAGS.hold_out,
+    }
+
+
+def show_list() -> None:
+    """The embedded tasks, the prepared sets and the families, and what can do what."""
+    print(f"{'task':<15} {'one example':<34} families")
+    refused: dict[str, list[str]] = {}
+    for name in tasks.names():
+        spec = tasks.load(name).spec
+        print(f"{name:<15} {spec.describe():<34} {' '.join(models.fitting(spec))}")
+        for family in models.FAMILIES:
+            reason = models.refusal(family, spec)
+            if reason is not None:
+                refused.setdefault(f"{family}: {reason}", []).append(name)
+    print("\nWhat cannot be done:")
+    for reason, where in refused.items():
+        print(f"  {reason} ({', '.join(where)})")
+    sets = tasks.prepared(FLAGS.data_dir)
+    found = ", ".join(sets) if sets else "none; --data_dir names a folder of them"
+    print(f"\nTFDS sets that are prepared: {found}")
+    print("Your own files: a folder of images or .wav, a .npz of arrays or of a graph, a .jsonl")
 
 
 def out_folder(entrypoint: str) -> Path:

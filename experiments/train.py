@@ -63,6 +63,7 @@ def main() -> None:
         match="none",
         steps=FLAGS.steps,
         seed=FLAGS.seed,
+        **common.task_options(),
     )
     out = common.out_folder("train")
     trainer = functools.partial(train_runs, out=out, every=every)

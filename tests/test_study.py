@@ -141,12 +141,12 @@ def test_a_diverged_run_is_named_and_leaves_no_rows(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"models": ()}, r"models=\(\): expected one or more"),
+        ({"train_sizes": ()}, r"train_sizes=\(\): expected one or more"),
         ({"models": ("mlp", "mlp")}, "each once"),
         ({"seeds": 0}, "seeds=0: expected a positive number"),
         ({"learning_rates": (0.1, -1.0)}, "learning_rates=-1.0: expected positive finite"),
-        ({"match": "none"}, "match=none, budget=2000"),
-        ({"match": "flops", "budget": None}, "match=flops, budget=None"),
+        ({"match": "none"}, "match=none, budget=2000: expected no"),
+        ({"match": "flops", "budget": None}, "match=flops: expected a budget"),
         ({"seed": -1}, "seed=-1"),
     ],
 )

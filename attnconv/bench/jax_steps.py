@@ -154,7 +154,7 @@ def _loss(case: Case, kit: Kit) -> Callable[[Any, train.Data], Array]:
 
     def loss(params: Any, batch: train.Data) -> Array:
         scores = nnx.merge(graph, params)(batch.inputs)
-        return train.cross_entropy(scores, batch.labels, smoothing=RECIPE.label_smoothing)
+        return train.cross_entropy(scores, batch.labels, smoothing=RECIPE.label_smoothing).sum()
 
     return loss
 
@@ -180,9 +180,12 @@ def _stock(case: Case) -> tuple[Callable[[Any], Any], Step]:
         optax.adamw(learning_rate, weight_decay=RECIPE.weight_decay, mask=train.kernels),
     )
 
+    def mean(params: Any, batch: train.Data) -> Array:
+        return loss(params, batch) / len(batch.labels)
+
     def step(state: tuple[Any, Any], batch: train.Data) -> tuple[tuple[Any, Any], Array]:
         params, opt_state = state
-        value, gradient = jax.value_and_grad(loss)(params, batch)
+        value, gradient = jax.value_and_grad(mean)(params, batch)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value
 

@@ -6,7 +6,7 @@
 (4, 4, 16)
 """
 
-from attnconv.functional import masks, positions
+from attnconv.functional import audio, masks, positions
 from attnconv.functional.additive import additive_attention
 from attnconv.functional.attention import attention_weights, dot_product_attention
 from attnconv.functional.conv import conv, conv_general_dilated, conv_transpose
@@ -19,6 +19,7 @@ from attnconv.functional.pool import avg_pool, max_pool
 __all__ = [
     "additive_attention",
     "attention_weights",
+    "audio",
     "avg_pool",
     "conv",
     "conv_general_dilated",

@@ -5,12 +5,15 @@ from typing import Any, Literal
 from flax import nnx
 
 from attnconv.errors import UsageError, unknown
-from attnconv.models.attention import Attention
+from attnconv.models.attention import Attention, GraphAttention
 from attnconv.models.cnn import CNN
 from attnconv.models.cost import flops, parameters
+from attnconv.models.graph import GraphConv
 from attnconv.models.hybrid import Hybrid
+from attnconv.models.inputs import POOLINGS
 from attnconv.models.local import Local
 from attnconv.models.mlp import MLP
+from attnconv.models.seq2seq import AttentionSeq2Seq, ConvSeq2Seq
 from attnconv.models.size import Size, fit
 from attnconv.spec import Spec
 
@@ -20,21 +23,81 @@ FAMILIES: dict[str, Any] = {
     "cnn": CNN,
     "attention": Attention,
     "hybrid": Hybrid,
+    "graph_conv": GraphConv,
+    "graph_attention": GraphAttention,
 }
+SEQUENCES: dict[str, Any] = {"cnn": ConvSeq2Seq, "attention": AttentionSeq2Seq}
 
-__all__ = ["FAMILIES", "Size", "Spec", "build", "flops", "parameters", "shapes", "size_for"]
+__all__ = [
+    "FAMILIES",
+    "POOLINGS",
+    "Size",
+    "Spec",
+    "build",
+    "fitting",
+    "flops",
+    "make",
+    "parameters",
+    "refusal",
+    "shapes",
+    "size_for",
+]
 
 
-def family(name: str) -> Any:
-    """The class of a family, or the error that names the near matches."""
-    if name not in FAMILIES:
-        raise unknown("model", name, FAMILIES)
-    return FAMILIES[name]
+def family(name: str, spec: Spec) -> Any:
+    """The class of a family for a task, or the error that names the near matches or the reason."""
+    base = name.partition(":")[0]
+    if base not in FAMILIES:
+        raise unknown("model", base, FAMILIES)
+    reason = refusal(name, spec)
+    if reason is not None:
+        raise UsageError(f"model {name}: {reason}")
+    return (SEQUENCES if spec.output == "sequence" else FAMILIES)[base]
+
+
+def refusal(name: str, spec: Spec) -> str | None:
+    """Why a family cannot do a task; None where it can.
+
+    >>> refusal("mlp", Spec((9,), 5, "sequence", vocabulary=7))
+    'it writes no sequence; cnn and attention do'
+    """
+    base, _, window = name.partition(":")
+    if spec.output == "sequence":
+        if base not in SEQUENCES:
+            return f"it writes no sequence; {' and '.join(SEQUENCES)} do"
+    elif spec.graph is not None:
+        if base in ("local", "cnn", "hybrid"):
+            return "a graph has no grid for a window to slide along"
+    elif base in ("graph_conv", "graph_attention"):
+        return "it needs the edges of a graph"
+    elif base == "local" and spec.output == "labels":
+        return "weights of its own for each position need a grid that is halved, and one label"
+    if window:
+        if not window.isdecimal():
+            return f"expected a number of positions after the colon, got {window!r}"
+        if base not in SEQUENCES or spec.output != "labels" or spec.graph is not None:
+            return "a window is chosen for cnn and attention where each vector has a label"
+    return None
+
+
+def fitting(spec: Spec) -> list[str]:
+    """The families that can do a task.
+
+    >>> fitting(Spec((8, 8, 1), 10))
+    ['mlp', 'local', 'cnn', 'attention', 'hybrid']
+    """
+    return [name for name in FAMILIES if refusal(name, spec) is None]
+
+
+def make(name: str, spec: Spec, size: Size, *, rngs: nnx.Rngs) -> Any:
+    """A model of that size; "cnn:33" is the family cnn where a vector sees 33 positions."""
+    cls, window = family(name, spec), name.partition(":")[2]
+    return cls(spec, size, rngs=rngs, **({"window": int(window)} if window else {}))
 
 
 def shapes(name: str, spec: Spec, size: Size) -> nnx.Module:
     """A model of that size with the shapes of its parameters in place of their values."""
-    return nnx.eval_shape(lambda: family(name)(spec, size, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: make(name, spec, size, rngs=nnx.Rngs(0)))
 
 
 def size_for(
@@ -53,7 +116,7 @@ def size_for(
     >>> size_for("mlp", Spec((8, 8, 1), 10), budget=20_000)
     Size(width=108, hidden=109)
     """
-    cls = family(name)
+    cls = family(name, spec)
     if width is not None and budget is not None:
         raise UsageError(f"width={width}, budget={budget}: expected one of the two, got both")
     if width is not None:
@@ -84,10 +147,10 @@ def build(
     match: Literal["params", "flops"] = "params",
     rngs: nnx.Rngs,
 ) -> Any:
-    """A model of the family for inputs `[B, *spec.shape]`; it returns scores `[B, classes]`.
+    """A model of the family for inputs as `spec` tells; it returns scores `[B, *vectors, classes]`.
 
     Args:
-      name: `mlp`, `local`, `cnn`, `attention` or `hybrid`.
+      name: one of `FAMILIES`; `cnn:33` and `attention:33` see a window of 33 positions.
       spec: what it must know of the task.
       width: features of the trunk; without it and without a budget the family's default.
       budget: parameters, or FLOPs of a forward pass, that the width is fitted to within 2 %.
@@ -102,4 +165,4 @@ def build(
     True
     """
     size = size_for(name, spec, width=width, budget=budget, match=match)
-    return family(name)(spec, size, rngs=rngs)
+    return make(name, spec, size, rngs=rngs)

@@ -1,8 +1,11 @@
 """Self-attention: a set of vectors, each of which looks at all others by content."""
 
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from attnconv import functional as F
+from attnconv.models.inputs import Head, Inputs, check_pooling, per_layer, pooled, vectors
 from attnconv.models.size import Size
 from attnconv.nn import Conv, EncoderBlock, PositionEmbedding
 from attnconv.spec import Spec
@@ -10,6 +13,66 @@ from attnconv.spec import Spec
 HEADS = 4
 BLOCKS = 2
 VECTORS_PER_AXIS = 8
+
+
+class Encoder(nnx.Module):
+    """Blocks of self-attention between the vectors that are there, and the scores.
+
+    Args:
+      spec: of the task.
+      count: number of vectors.
+      features: of each.
+      hidden: features between, in the two-layer nets.
+      window: positions that a vector sees altogether; None for all.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        count: int,
+        features: int,
+        hidden: int,
+        *,
+        window: int | None = None,
+        rngs: nnx.Rngs,
+    ):
+        check_pooling("attention", spec, token=True)
+        self.token = None
+        if pooled(spec) and spec.pooling == "token":
+            self.token = nnx.Param(jnp.zeros((1, 1, features)))
+            count += 1
+        self.side = None if window is None else per_layer("attention", window, BLOCKS) // 2
+        # The nodes of a graph are in no order.
+        self.position = (
+            PositionEmbedding(count, features, rngs=rngs) if spec.graph is None else None
+        )
+        self.blocks = nnx.List(
+            EncoderBlock(features, hidden, heads=HEADS, rngs=rngs) for _ in range(BLOCKS)
+        )
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+        self.head = Head(spec, features, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"] | None,
+        nodes: Array,
+        rng: Array | None,
+        pairs: Bool[Array, "1 1 T T"] | None = None,
+    ) -> Float[Array, "B *vectors classes"]:
+        if self.token is not None:
+            x = jnp.concatenate([jnp.broadcast_to(self.token[...], (len(x), 1, x.shape[-1])), x], 1)
+            mask = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+        if self.position is not None:
+            x = self.position(x)
+        if self.side is not None:
+            pairs = F.masks.window(x.shape[1], x.shape[1], self.side, self.side)
+        if mask is not None:
+            there = mask[:, None, None, :]
+            pairs = there if pairs is None else there & pairs
+        for block in self.blocks:
+            x = block(x, pairs)
+        return self.head(self.norm(x), mask, nodes, rng)
 
 
 class Attention(nnx.Module):
@@ -21,27 +84,37 @@ class Attention(nnx.Module):
 
     default = Size(width=64, hidden=128)
     width_multiple = HEADS
+    along_edges = False
 
-    def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, size: Size, *, window: int | None = None, rngs: nnx.Rngs):
         grid = spec.grid
         # A sequence has its vectors already; an image is cut into non-overlapping patches.
         patch = (
             (1,) if len(grid) == 1 else tuple(max(2, -(-side // VECTORS_PER_AXIS)) for side in grid)
         )
-        vectors = 1
-        for side, step in zip(grid, patch, strict=True):
-            vectors *= -(-side // step)
+        self.inputs = Inputs(spec, rngs=rngs)
         self.embed = Conv(spec.channels, size.width, patch, patch, rngs=rngs)
-        self.position = PositionEmbedding(vectors, size.width, rngs=rngs)
-        self.blocks = nnx.List(
-            EncoderBlock(size.width, size.hidden, heads=HEADS, rngs=rngs) for _ in range(BLOCKS)
-        )
-        self.norm = nnx.LayerNorm(size.width, rngs=rngs)
-        self.head = nnx.Linear(size.width, spec.classes, rngs=rngs)
+        self.edges = spec.graph if self.along_edges else None
+        count = vectors(spec, patch)
+        self.encoder = Encoder(spec, count, size.width, size.hidden, window=window, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B classes"]:
+    def __call__(
+        self, x: Float[Array, "B *shape"], *, rng: Array | None = None
+    ) -> Float[Array, "B *vectors classes"]:
+        nodes = x
+        x, mask = self.inputs(x, rng=rng)
         x = self.embed(x)
-        x = self.position(x.reshape(x.shape[0], -1, x.shape[-1]))
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x).mean(1))
+        pairs = None
+        if self.edges is not None:
+            loops = jnp.eye(len(self.edges.adjacency), dtype=bool)
+            pairs = (jnp.asarray(self.edges.adjacency) | loops)[None, None]
+        return self.encoder(x.reshape(len(x), -1, x.shape[-1]), mask, nodes, rng, pairs)
+
+
+class GraphAttention(Attention):
+    """Self-attention along the edges of a graph: a node sees its neighbours and itself.
+
+    The mask of Velickovic et al. 2018 (Graph Attention Networks) with scores q.k.
+    """
+
+    along_edges = True

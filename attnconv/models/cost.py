@@ -13,10 +13,18 @@ from attnconv.spec import Spec
 def parameters(model: nnx.Module) -> int:
     """Number of trainable values.
 
+    Without the table of token embeddings, which is as large in every family.
+
     >>> parameters(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
     16
     """
-    return sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    leaves = jax.tree_util.tree_leaves_with_path(nnx.state(model, nnx.Param))
+    names = [[getattr(part, "key", None) for part in path] for path, _ in leaves]
+    return sum(
+        math.prod(p.shape)
+        for name, (_, p) in zip(names, leaves, strict=True)
+        if not {"inputs", "embedding"} <= set(name)
+    )
 
 
 def flops(model: nnx.Module, spec: Spec) -> int:
@@ -31,9 +39,18 @@ def flops(model: nnx.Module, spec: Spec) -> int:
     544
     """
     graph, state = nnx.split(model)
-    example = jax.ShapeDtypeStruct((1, *spec.shape), jax.numpy.float32)
-    forward = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, example)
+    forward = jax.make_jaxpr(lambda state, *x: nnx.merge(graph, state)(*x))(state, *_example(spec))
     return _count(forward.jaxpr)
+
+
+def _example(spec: Spec) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """What a model is called with, for one example."""
+    numbers = spec.graph is None and spec.vocabulary is None
+    shape = () if spec.graph is not None else spec.shape
+    x = jax.ShapeDtypeStruct((1, *shape), jax.numpy.float32 if numbers else jax.numpy.int32)
+    if spec.output != "sequence":
+        return (x,)
+    return x, jax.ShapeDtypeStruct((1, spec.steps), jax.numpy.int32)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnconv.models.inputs import Head, Inputs, check_pooling
 from attnconv.models.size import Size, stage_count
 from attnconv.nn import LocallyConnected, he_normal
 from attnconv.spec import Spec
@@ -19,6 +20,8 @@ class Local(nnx.Module):
     default = Size(width=8, hidden=64)
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
+        check_pooling("local", spec, token=False)
+        self.inputs = Inputs(spec, rngs=rngs)
         window = (3,) * len(spec.grid)
         grid, channels, features = spec.grid, spec.channels, size.width
         layers = []
@@ -29,10 +32,14 @@ class Local(nnx.Module):
         self.hidden = nnx.Linear(
             layers[-1].bias.size, size.hidden, kernel_init=he_normal, rngs=rngs
         )
-        self.head = nnx.Linear(size.hidden, spec.classes, rngs=rngs)
+        self.head = Head(spec, size.hidden, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B classes"]:
+    def __call__(
+        self, x: Float[Array, "B *shape"], *, rng: Array | None = None
+    ) -> Float[Array, "B classes"]:
+        nodes = x
+        x, _ = self.inputs(x, rng=rng)
         for layer in self.layers:
             x = jax.nn.relu(layer(x))
-        x = x.reshape(x.shape[0], -1)
-        return self.head(jax.nn.relu(self.hidden(x)))
+        x = jax.nn.relu(self.hidden(x.reshape(len(x), 1, -1)))
+        return self.head(x, None, nodes, rng)

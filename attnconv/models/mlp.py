@@ -4,23 +4,37 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnconv.models.inputs import Head, Inputs, check_pooling, pooled
 from attnconv.models.size import Size
 from attnconv.nn import he_normal
 from attnconv.spec import Spec
 
 
 class MLP(nnx.Module):
-    """The example as one long vector, two hidden layers, then one score for each label."""
+    """The example as one long vector, two hidden layers, then one score for each label.
+
+    Where each vector has a label, each is an example of its own: no vector sees another.
+    """
 
     default = Size(width=128, hidden=128)
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
-        self.first = nnx.Linear(spec.values, size.width, kernel_init=he_normal, rngs=rngs)
+        if pooled(spec) and spec.pooling != "mean":
+            check_pooling("mlp", spec, token=False)
+        self.whole = pooled(spec)
+        self.inputs = Inputs(spec, rngs=rngs)
+        values = spec.values if self.whole else spec.channels
+        self.first = nnx.Linear(values, size.width, kernel_init=he_normal, rngs=rngs)
         self.second = nnx.Linear(size.width, size.hidden, kernel_init=he_normal, rngs=rngs)
-        self.head = nnx.Linear(size.hidden, spec.classes, rngs=rngs)
+        self.head = Head(spec, size.hidden, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B *shape"]) -> Float[Array, "B classes"]:
-        x = x.reshape(x.shape[0], -1)
+    def __call__(
+        self, x: Float[Array, "B *shape"], *, rng: Array | None = None
+    ) -> Float[Array, "B *vectors classes"]:
+        nodes = x
+        x, _ = self.inputs(x, rng=rng)
+        if self.whole:
+            x = x.reshape(len(x), 1, -1)  # all of it is the one vector that is pooled
         x = jax.nn.relu(self.first(x))
         x = jax.nn.relu(self.second(x))
-        return self.head(x)
+        return self.head(x, None, nodes, rng)

@@ -3,23 +3,29 @@
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from attnconv.errors import UsageError
-from attnconv.tasks import embedded, files, tfds
-from attnconv.tasks.raw import Raw
+from attnconv.tasks import embedded, files, tfds, vocabulary
+from attnconv.tasks.raw import Raw, as_sequences
 from attnconv.tasks.task import Split, Task, assemble
 
-__all__ = ["Split", "Task", "load", "names"]
+__all__ = ["Split", "Task", "load", "names", "prepared"]
 
 
 def names() -> tuple[str, ...]:
     """The tasks that need neither a network nor a folder.
 
     >>> names()
-    ('digits', 'digits_rows')
+    ('digits', 'digits_rows', 'python_tokens', 'dtmf', 'karate', 'number_words')
     """
     return tuple(embedded.SOURCES)
+
+
+def prepared(data_dir: str | os.PathLike[str] | None) -> list[str]:
+    """The sets that TensorFlow Datasets has prepared in a folder."""
+    return [] if data_dir is None else tfds.prepared(Path(os.path.expanduser(data_dir)))
 
 
 def load(
@@ -28,12 +34,17 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     train_size: int | None = None,
     seed: int = 0,
+    tokens: vocabulary.Cut | None = None,
+    vectors: str | None = None,
+    fields: Sequence[str] | None = None,
+    hold_out: str | None = None,
 ) -> Task:
     """The task of that name: the same splits and the same numbers for the same seed.
 
     A name is looked for in this order: the embedded tasks, the sets in `data_dir` that TensorFlow
     Datasets has prepared (`mnist`, `mnist:3.0.1`, `name/config`), then a path to the user's own
-    files (a folder of images or a `.npz`). A path that begins with `./` is always a path.
+    files: a folder of images or of `.wav`, a `.npz`, a `.jsonl` or a folder of them. A path that
+    begins with `./` is always a path.
 
     Official splits are used as they are. A missing validation split is 15 % of the training split
     (at most 5,000 examples where the test split is official), a missing test split is 20 % of it;
@@ -45,6 +56,11 @@ def load(
       data_dir: the folder in which TensorFlow Datasets has prepared its sets.
       train_size: how many training examples to keep, as many of each class; None keeps all.
       seed: seeds the splits and the choice of `train_size` examples.
+      tokens: how text is cut: "words" (default), "characters" or "bpe", byte pairs.
+      vectors: what the vectors are: "one_hot" of tokens, which are embedded otherwise; "rows",
+        "pixels" or "patches" of 4 x 4 pixels of images, which are grids otherwise.
+      fields: the features of a prepared set that are the input and the label.
+      hold_out: the examples whose name (that of their file, say) contains this are the test split.
 
     Raises:
       UsageError: if there is no such task, its data cannot be used, or it is too small.
@@ -55,7 +71,14 @@ def load(
     >>> [len(split.labels) for split in (task.train, task.validation, task.test)]
     [100, 270, 360]
     """
-    task = assemble(_read(name, data_dir), seed=seed)
+    raw = _read(name, data_dir, fields)
+    if vectors is not None and vectors != "one_hot":
+        raw = as_sequences(raw, vectors)
+    if tokens is not None and not isinstance(raw.splits["train"][0][0], str):
+        raise UsageError(f"tokens={tokens}: expected whole text to cut, {name} has none")
+    task = assemble(
+        raw, seed=seed, cut=tokens or "words", one_hot=vectors == "one_hot", hold_out=hold_out
+    )
     if train_size is None:
         return task
     chosen = task.subset(train_size, seed=seed)
@@ -63,15 +86,15 @@ def load(
     return dataclasses.replace(task, train=train)
 
 
-def _read(name: str, data_dir: str | os.PathLike[str] | None) -> Raw:
+def _read(name: str, data_dir: str | os.PathLike[str] | None, fields: Sequence[str] | None) -> Raw:
+    if name in embedded.SOURCES:
+        return embedded.SOURCES[name]()
     root = None if data_dir is None else Path(os.path.expanduser(data_dir))
     if root is not None and not root.is_dir():
         raise UsageError(f"data_dir={str(root)!r}: there is no such folder{_near(root)}")
-    if name in embedded.SOURCES:
-        return embedded.SOURCES[name]()
     prepared = None if root is None else tfds.find(name, root)
     if prepared is not None:
-        return tfds.read(name, prepared)
+        return tfds.read(name, prepared, fields)
     path = os.path.expanduser(name)
     if os.path.exists(path):
         return files.read(Path(path))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from attnconv.tasks import dtmf, generated, graphs
 from attnconv.tasks.raw import Raw
 
 
@@ -46,4 +47,11 @@ def digits_rows() -> Raw:
     )
 
 
-SOURCES: dict[str, Callable[[], Raw]] = {"digits": digits, "digits_rows": digits_rows}
+SOURCES: dict[str, Callable[[], Raw]] = {
+    "digits": digits,
+    "digits_rows": digits_rows,
+    "python_tokens": generated.python_tokens,
+    "dtmf": dtmf.dtmf,
+    "karate": graphs.karate,
+    "number_words": generated.number_words,
+}

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from attnconv.errors import UsageError
+from attnconv.errors import UsageError, unknown
 from attnconv.spec import Graph, Output
 
 Examples = tuple[np.ndarray, np.ndarray]  # inputs and labels, n of each; see Raw
+
+PATCH = 4  # pixels along each side
 
 # The official names of each split, the first one found is taken.
 SPLIT_NAMES = {
@@ -119,6 +121,43 @@ def as_inputs(array: np.ndarray, *, called: str) -> Shaped[np.ndarray, "B *shape
         first = tuple(int(axis) for axis in np.unravel_index(bad.argmax(), bad.shape))
         raise UsageError(f"{called}: {bad.sum()} values are not finite, the first at {first}")
     return array[..., np.newaxis] if array.ndim == 3 and array.dtype == np.uint8 else array
+
+
+def as_sequences(raw: Raw, vectors: str) -> Raw:
+    """Images as sequences: of "rows", of "pixels", or of "patches" of PATCH x PATCH pixels.
+
+    Raises:
+      UsageError: the inputs are no images.
+
+    >>> images = Raw("x", "here", ("a", "b"), {"train": (np.zeros((3, 8, 8, 1)), np.arange(3))})
+    >>> [as_sequences(images, v).splits["train"][0].shape for v in ("rows", "pixels", "patches")]
+    [(3, 8, 8), (3, 64, 1), (3, 4, 16)]
+    """
+    if any(inputs.ndim != 4 for inputs, _ in raw.splits.values()):
+        raise UsageError(f"vectors={vectors}: expected images to cut, {raw.name} has none")
+    cut = {"rows": _as_rows, "pixels": _as_pixels, "patches": _as_patches}
+    if vectors not in cut:
+        raise unknown("vectors", vectors, [*cut, "one_hot"])
+    splits = {split: (cut[vectors](x), labels) for split, (x, labels) in raw.splits.items()}
+    return dataclasses.replace(
+        raw, splits=splits, source=f"{raw.source}, as {vectors}", one_scale=True
+    )
+
+
+def _as_rows(images: np.ndarray) -> np.ndarray:
+    return images.reshape(*images.shape[:2], -1)
+
+
+def _as_pixels(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1, images.shape[-1])
+
+
+def _as_patches(images: np.ndarray) -> np.ndarray:
+    n, height, width, channels = images.shape
+    rest = [(0, 0), (0, -height % PATCH), (0, -width % PATCH), (0, 0)]
+    images = np.pad(images, rest)
+    images = images.reshape(n, -(-height // PATCH), PATCH, -(-width // PATCH), PATCH, channels)
+    return np.moveaxis(images, 2, 3).reshape(n, -1, PATCH * PATCH * channels)
 
 
 def validate(raw: Raw) -> None:

@@ -1,18 +1,20 @@
 """What a task is, and the one place that splits and standardises the examples of a source."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32
+from jaxtyping import Float32, Int, Int32, Num
 
 from attnconv.errors import UsageError
-from attnconv.spec import Spec
+from attnconv.spec import END, PAD, Output, Spec
 from attnconv.tasks.raw import Examples, Raw, validate
+from attnconv.tasks.vocabulary import Cut, Vocabulary
 
-VALIDATION_PERCENT = 15
+VALIDATION_PERCENT, TEST_PERCENT = 15, 20
+MANY = 5000  # examples, from which on a tenth of them is enough for each
+MANY_PERCENT = 10
 VALIDATION_MOST = 5000  # where the test split is official: more would only starve training
-TEST_PERCENT = 20
 
 _BLOCK = 1024  # examples that are in float64 at a time
 
@@ -22,23 +24,23 @@ class Split:
     """Examples that are used together.
 
     Attributes:
-      inputs: one example in each row, standardised.
-      labels: the index of each example's class in `Task.class_names`.
+      inputs: one example in each row, as `spec` tells; numbers are standardised.
+      labels: indices in `Task.class_names`, one or a row of them for each example.
     """
 
-    inputs: Float32[np.ndarray, "B *shape"]
-    labels: Int32[np.ndarray, "B"]
+    inputs: Num[np.ndarray, "B *shape"]
+    labels: Int32[np.ndarray, "B *vectors"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """Examples with one label each, cut into disjoint splits.
+    """Examples with their labels, cut into splits.
 
     Attributes:
       name: what the results call it.
       source: where the data come from, in one line.
       spec: what a model must know of it.
-      class_names: the name of each label.
+      class_names: the name of each label, or of each symbol of an output sequence.
       train: what the weights are fitted to.
       validation: what the learning rate is chosen on.
       test: what is reported; read once.
@@ -73,7 +75,7 @@ class Task:
         >>> sorted(np.bincount(digits.train.labels[chosen]).tolist())
         [2, 2, 2, 2, 2, 3, 3, 3, 3, 3]
         """
-        labels = self.train.labels
+        labels = _strata(self.spec.output, self.train.labels)
         if size is not None and size < 1:
             raise UsageError(f"train_size={size}: expected at least 1")
         if size is not None and size > labels.size:
@@ -84,12 +86,22 @@ class Task:
         return shuffled[np.lexsort((rng.random(labels.size), rounds))][:size]
 
 
-def assemble(raw: Raw, *, seed: int) -> Task:
-    """The task of these raw examples: validated, split and standardised.
+def assemble(
+    raw: Raw,
+    *,
+    seed: int,
+    cut: Cut = "words",
+    one_hot: bool = False,
+    hold_out: str | None = None,
+) -> Task:
+    """The task of these raw examples: validated, split, numbered and standardised.
 
     Args:
       raw: the examples of a source.
       seed: seeds the splits that are not official.
+      cut: how text is cut into tokens, where the source has not done so.
+      one_hot: whether tokens are vectors with a single one, or embedded.
+      hold_out: the examples whose name contains this are the test split.
 
     Raises:
       UsageError: if the splits do not fit together or a class has too few examples.
@@ -99,38 +111,114 @@ def assemble(raw: Raw, *, seed: int) -> Task:
     >>> [len(split.labels) for split in (task.train, task.validation, task.test)]
     [4, 2, 2]
     """
+    if hold_out is not None:
+        raw = _held_out(raw, hold_out)
     validate(raw)
     splits = _splits(raw, seed)
-    train_inputs, _ = splits["train"]
-    shape = train_inputs.shape[1:]
-    channels = 1 if raw.one_scale else shape[-1]
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused in _standardised
-        mean, deviation = _moments(train_inputs, channels)
-        done = {
-            split: Split(_standardised(raw.name, inputs, mean, deviation), labels.astype(np.int32))
-            for split, (inputs, labels) in splits.items()
-        }
-    spec = Spec(shape=shape, classes=len(raw.class_names))
-    return Task(raw.name, raw.source, spec, raw.class_names, **done)
+    first = splits["train"][0][0]
+    spec = Spec((), len(raw.class_names), raw.output, one_hot=one_hot, graph=raw.graph)
+    inputs = {split: inputs for split, (inputs, _) in splits.items()}
+    if raw.graph is not None:
+        graph = dataclasses.replace(raw.graph, features=_features(raw))
+        spec = dataclasses.replace(spec, shape=graph.features.shape, graph=graph)
+        inputs = {split: nodes.astype(np.int32) for split, nodes in inputs.items()}
+    elif isinstance(first, str | tuple):
+        vocabulary = Vocabulary(inputs["train"].tolist(), cut)
+        inputs, padded = _rows(
+            {split: map(vocabulary.encode, texts) for split, texts in inputs.items()}, PAD
+        )
+        shape = inputs["train"].shape[1:]
+        spec = dataclasses.replace(spec, shape=shape, vocabulary=len(vocabulary), padded=padded)
+    else:
+        inputs, padded = _standardised_all(raw, inputs)
+        spec = dataclasses.replace(spec, shape=inputs["train"].shape[1:], padded=padded)
+    if one_hot and spec.vocabulary is None:
+        raise UsageError(f"{raw.name}: expected tokens where vectors are one-hot, found numbers")
+    labels = {split: labels for split, (_, labels) in splits.items()}
+    class_names = raw.class_names
+    if raw.output == "label":
+        numbered = {split: of.astype(np.int32) for split, of in labels.items()}
+    elif raw.output == "labels":
+        numbered, _ = _rows(labels, -1)
+    else:
+        class_names, numbered = _symbols(labels)
+        spec = dataclasses.replace(spec, classes=len(class_names), steps=numbered["train"].shape[1])
+    done = {split: Split(inputs[split], numbered[split]) for split in splits}
+    return Task(raw.name, raw.source, spec, class_names, **done)
+
+
+def _held_out(raw: Raw, part: str) -> Raw:
+    """All examples together, and those whose name contains the part as the test split."""
+    if not raw.names:
+        raise UsageError(f"hold_out={part!r}: the examples of {raw.name} have no names")
+    names = np.array([name for split in raw.splits for name in raw.names[split]])
+    test = np.char.find(names, part) >= 0
+    if test.all() or not test.any():
+        raise UsageError(
+            f"hold_out={part!r}: expected a part of the names of some examples, it is in "
+            f"{test.sum()} of {test.size}; the first is {names[0]!r}"
+        )
+    inputs, labels = (np.concatenate(parts) for parts in zip(*raw.splits.values(), strict=True))
+    splits = {"train": (inputs[~test], labels[~test]), "test": (inputs[test], labels[test])}
+    return dataclasses.replace(raw, splits=splits, names={})
+
+
+def _rows(
+    splits: Mapping[str, Iterable[Sequence[int]]], fill: int
+) -> tuple[dict[str, Int32[np.ndarray, "B T"]], bool]:
+    """Numbers of each example in a row, all as long as the longest; whether any are shorter."""
+    lists = {split: list(of) for split, of in splits.items()}
+    lengths = {len(one) for of in lists.values() for one in of}
+    rows = {}
+    for split, of in lists.items():
+        rows[split] = np.full((len(of), max(lengths)), fill, np.int32)
+        for row, one in zip(rows[split], of, strict=True):
+            row[: len(one)] = one
+    return rows, len(lengths) > 1
+
+
+def _symbols(
+    splits: Mapping[str, Iterable[tuple[str, ...]]],
+) -> tuple[tuple[str, ...], dict[str, Int32[np.ndarray, "B U"]]]:
+    """The names of the symbols, those of all splits, and the sequences of their indices."""
+    found = {symbol for of in splits.values() for target in of for symbol in target}
+    names = ("<end>", *sorted(found))
+    index = {name: i for i, name in enumerate(names[1:], END + 1)}
+    rows, _ = _rows(
+        {
+            split: [[*(index[symbol] for symbol in target), END] for target in of]
+            for split, of in splits.items()
+        },
+        -1,
+    )
+    return names, rows
+
+
+def _strata(output: Output, labels: np.ndarray) -> Int[np.ndarray, "n"]:
+    """What is kept in proportion where examples are drawn: the class, where there is one."""
+    return labels if output == "label" else np.zeros(len(labels), np.int64)
 
 
 def _splits(raw: Raw, seed: int) -> dict[str, Examples]:
     """The official splits, and what is missing cut from the training split."""
-    inputs, labels = raw.splits["train"]
+    inputs, given = raw.splits["train"]
+    labels = _strata(raw.output, given)
     rng = _generator(seed, 0)
     splits = dict(raw.splits)
     train = np.arange(labels.size)
-    test_size = -(-labels.size * TEST_PERCENT // 100)
-    validation_size = -(-labels.size * VALIDATION_PERCENT // 100)
+    percents = VALIDATION_PERCENT, TEST_PERCENT
+    if labels.size >= MANY and "test" not in splits:
+        percents = MANY_PERCENT, MANY_PERCENT
+    validation_size, test_size = (-(-labels.size * percent // 100) for percent in percents)
     if "test" in splits:
         validation_size = min(validation_size, VALIDATION_MOST)
     else:
         drawn, train = _draw(train, labels, test_size, rng)
-        splits["test"] = inputs[drawn], labels[drawn]
+        splits["test"] = inputs[drawn], given[drawn]
     if "validation" not in splits:
         drawn, train = _draw(train, labels, validation_size, rng)
-        splits["validation"] = inputs[drawn], labels[drawn]
-    splits["train"] = inputs[train], labels[train]
+        splits["validation"] = inputs[drawn], given[drawn]
+    splits["train"] = inputs[train], given[train]
     return splits
 
 
@@ -181,6 +269,39 @@ def _moments(inputs: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]
     squares = (np.square(x - mean) for _, x in _blocks(inputs, channels))
     deviation = np.sqrt(sum(np.einsum("nc->c", square) for square in squares) / n)
     return mean, np.where(deviation == 0, 1.0, deviation)
+
+
+def _features(raw: Raw) -> Float32[np.ndarray, "V D"]:
+    """The features of a graph's nodes, standardised, but for those that are zeros and ones."""
+    assert raw.graph is not None
+    features = raw.graph.features
+    if np.isin(features, (0, 1)).all():
+        return features.astype(np.float32)
+    mean, deviation = _moments(features, features.shape[-1])
+    return _standardised(raw.name, features, mean, deviation)
+
+
+def _standardised_all(
+    raw: Raw, splits: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Float32[np.ndarray, "B *shape"]], bool]:
+    """All splits by the moments of the training split; whether the lengths differ."""
+    several = splits["train"].dtype == object
+    measured = np.concatenate(splits["train"].tolist()) if several else splits["train"]
+    channels = 1 if raw.one_scale else measured.shape[-1]
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused in _standardised
+        mean, deviation = _moments(measured, channels)
+        if not several:
+            return {
+                split: _standardised(raw.name, inputs, mean, deviation)
+                for split, inputs in splits.items()
+            }, False
+        lengths = {len(one) for of in splits.values() for one in of}
+        done = {}
+        for split, of in splits.items():
+            done[split] = np.full((len(of), max(lengths), measured.shape[-1]), np.nan, np.float32)
+            for row, one in zip(done[split], of, strict=True):
+                row[: len(one)] = _standardised(raw.name, one, mean, deviation)
+    return done, len(lengths) > 1
 
 
 def _standardised(

@@ -1,20 +1,20 @@
-"""Image sets that TensorFlow Datasets has prepared as array_record, read without TensorFlow.
+"""Sets that TensorFlow Datasets has prepared as array_record, read without TensorFlow.
 
 A prepared set is the folder `data_dir/name[/config]/version`. Nothing here touches the network.
 """
 
 import contextlib
 import io
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from attnconv.errors import UsageError, unknown
-from attnconv.tasks.raw import Examples, Raw, as_inputs, official
+from attnconv.tasks.raw import Raw, official
 
 _NAME = re.compile(r"(?P<set>\w+(?:/\w[\w.+-]*)?)(?::(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -77,41 +77,93 @@ def missing(name: str, data_dir: Path | None, embedded: Sequence[str]) -> UsageE
     )
 
 
-def read(name: str, folder: Path) -> Raw:
-    """The examples of a prepared set with one image (or tensor of rank 2 or 3) and one label.
+def read(name: str, folder: Path, fields: Sequence[str] | None = None) -> Raw:
+    """The examples of a prepared set: of each record one feature is the input, one the label.
+
+    Inputs are an image, a tensor of rank 2 or 3 (sequences of vectors may differ in length), audio
+    as frames, a text or a sequence of texts, the tokens. Labels are a class label, a sequence of
+    them, one for each token or vector, or a second text: then both are cut at whitespace. Which
+    two is told by `tfds_features.choose`.
 
     Args:
       name: what errors and results call it.
       folder: of one version, as `find` returns it.
+      fields: the names of the features that are the input and the label, if not told otherwise.
 
     Raises:
-      UsageError: if its features are others or it cannot be read without TensorFlow.
+      UsageError: if its features are others, several could serve, or it cannot be read.
     """
-    import tensorflow_datasets as tfds  # slow to import, and other tasks do without it
+    # Slow to import, and other tasks do without TFDS.
     from google.protobuf import json_format
+    from tensorflow_datasets.core import dataset_info
+
+    from attnconv.tasks import tfds_features, tfds_values
 
     with _quiet():
         try:
-            builder = tfds.builder_from_directory(folder)
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                f"{name}: its features cannot be read without {error.name}; expected one image "
-                "and one class label"
-            ) from error
-        except (OSError, ValueError, json_format.ParseError) as error:
+            found = tfds_features.fields(json.loads((folder / "features.json").read_text()))
+            info = dataset_info.read_from_json(dataset_info.dataset_info_path(folder))
+            x, y = tfds_features.choose(name, found, supervised=_supervised(info), named=fields)
+            called = next((field for field in found if field.is_name), None)
+            needed = {field.name: field for field in (x, y, called) if field is not None}
+            builder = _builder(folder, info, {k: field.connector for k, field in needed.items()})
+        except UsageError:
+            raise
+        except (OSError, ValueError, LookupError, json_format.ParseError) as error:
             raise UsageError(
                 f"{name}: expected a whole prepared set in {folder}, got {_one_line(error)}"
             ) from error
-        image, label, class_names = _features(name, builder.info.features, tfds.features)
         there = list(builder.info.splits)
-        found = {"train": there[0]} if len(there) == 1 else official(there)
-        if "train" not in found:
+        splits = {"train": there[0]} if len(there) == 1 else official(there)
+        if "train" not in splits:
             raise UsageError(f"{name}: expected a split named train, found {_list(there)}")
-        splits = {
-            split: _examples(name, builder, called, image, label) for split, called in found.items()
-        }
-    source = f"TensorFlow Datasets, {name.partition(':')[0]} {folder.name}"
-    return Raw(name=name, source=source, class_names=class_names, splits=splits)
+        records = {split: _records(name, builder, found) for split, found in splits.items()}
+    names = {}
+    if called is not None:
+        names = {split: [_text(r[called.name]) for r in rs] for split, rs in records.items()}
+    rest = [field.name for field in found if not field.is_name and field not in (x, y)]
+    return Raw(
+        name=name,
+        source=f"TensorFlow Datasets, {name.partition(':')[0]} {folder.name}"
+        + (f", {x.name} to {y.name}" if rest else ""),
+        class_names=tfds_values.class_names(builder.info.features[y.name]),
+        splits=tfds_values.examples(name, records, x, y),
+        output=tfds_features.OUTPUTS[y.kind],
+        names=names,
+    )
+
+
+def _supervised(info: Any) -> list[str]:
+    """The features that the authors of a set name as its input and label."""
+    keys = info.supervised_keys
+    return [item.feature_key for item in keys.tuple.items] or [keys.input, keys.output]
+
+
+def _builder(folder: Path, info: Any, features: Mapping[str, Any]) -> Any:
+    """TFDS's reader of a set, for these features only: the others need not even be readable."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    info.features.CopyFrom(tfds.features.FeaturesDict(features).to_proto())
+    return read_only_builder.ReadOnlyBuilder(folder, info_proto=info)
+
+
+def _records(name: str, builder: Any, split: str) -> list[dict[str, Any]]:
+    try:
+        source = builder.as_data_source(split)
+        return source.__getitems__(range(len(source)))
+    except NotImplementedError as error:
+        raise UsageError(
+            f"{name}: expected files in the format array_record, found "
+            f"{builder.info.file_format.value}; prepare it again, see BUILD.md"
+        ) from error
+    except (RuntimeError, OSError, ValueError, LookupError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise UsageError(f"{name} ({split}): cannot be read: {why}") from error
+
+
+def _text(text: bytes | str) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 def _one_line(error: Exception) -> str:
@@ -123,45 +175,6 @@ def _versions(folder: Path) -> list[str]:
     found = [path.parent.name for path in folder.glob("*/features.json")]
     numbers = [version for version in found if _VERSION.fullmatch(version)]
     return sorted(numbers, key=lambda version: [int(part) for part in version.split(".")])
-
-
-def _features(name: str, features: Any, kinds: Any) -> tuple[str, str, tuple[str, ...]]:
-    """The names of the one input feature and of the one label feature, and the class names."""
-    labels = [key for key, feature in features.items() if isinstance(feature, kinds.ClassLabel)]
-    images = [
-        key
-        for key, feature in features.items()
-        if isinstance(feature, kinds.Image)
-        or (isinstance(feature, kinds.Tensor) and len(feature.shape) in (2, 3))
-    ]
-    if len(images) != 1 or len(labels) != 1:
-        found = _list(f"{key} ({type(features[key]).__name__})" for key in features)
-        raise UsageError(f"{name}: expected one image and one class label, found {found}")
-    return images[0], labels[0], tuple(features[labels[0]].names)
-
-
-def _examples(name: str, builder: Any, split: str, image: str, label: str) -> Examples:
-    called = f"{name} ({split})"
-    try:
-        source = builder.as_data_source(split)
-        examples = source.__getitems__(range(len(source)))
-    except NotImplementedError as error:
-        raise UsageError(
-            f"{name}: expected files in the format array_record, found "
-            f"{builder.info.file_format.value}; prepare it again, see BUILD.md"
-        ) from error
-    except (RuntimeError, OSError, ValueError) as error:  # a missing file, a broken image, ...
-        raise UsageError(f"{called}: cannot be read: {' '.join(str(error).split())}") from error
-    images = [example[image] for example in examples]
-    shape = images[0].shape
-    for index, other in enumerate(images):
-        if other.shape != shape:
-            raise UsageError(
-                f"{called}: expected images of one shape, got {shape} and, for example {index}, "
-                f"{other.shape}"
-            )
-    labels = np.array([example[label] for example in examples], np.int64)
-    return as_inputs(np.stack(images), called=called), labels
 
 
 def _list(names: Any) -> str:

@@ -2,29 +2,20 @@
 
 import gzip
 import io
-import json
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as official_tfds
-from array_record.python import array_record_module
 from PIL import Image
-from tensorflow_datasets.core import example_serializer
+from prepared_sets import DATA, PREPARED, needs_data, prepare, records
 
 from attnconv import tasks
 from attnconv.errors import UsageError
 from attnconv.tasks import tfds
 from attnconv.tasks.task import assemble
-
-DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
-PREPARED = DATA / "tfds"
-needs_data = pytest.mark.skipif(
-    not PREPARED.is_dir(), reason="the prepared sets are not beside the project"
-)
 
 
 def idx(name):
@@ -41,16 +32,6 @@ def unordered(images, labels):
     return sorted(
         bytes([label]) + image.tobytes() for image, label in zip(images, labels, strict=True)
     )
-
-
-def records(folder, split):
-    """The raw records of a prepared split, past TFDS."""
-    (file,) = folder.glob(f"*-{split}.array_record-*")
-    reader = array_record_module.ArrayRecordReader(str(file))
-    try:
-        return reader.read_all()
-    finally:
-        reader.close()
 
 
 @needs_data
@@ -113,16 +94,11 @@ def refusal(name, data_dir):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "scan/simple",
-            "scan/simple: expected one image and one class label, found actions (Text), "
-            "commands (Text)",
-        ),
         ("scan", "task 'scan': name one of its parts: scan/addprim_jump, scan/length, scan/simple"),
         ("mnist:2.0.0", "task 'mnist:2.0.0': data_dir holds version 3.0.1 of it"),
     ],
 )
-def test_what_is_there_and_is_no_image_set(name, message):
+def test_what_is_there_in_other_parts_or_versions(name, message):
     assert refusal(name, PREPARED) == message
 
 
@@ -137,42 +113,15 @@ from attnconv import tasks
 assert "tensorflow_datasets" not in sys.modules
 tasks.load("cifar10_3k", data_dir={str(PREPARED)!r})
 assert "tensorflow_datasets" in sys.modules and "tensorflow" not in sys.modules
-try:
-    tasks.load("spoken_digit", data_dir={str(PREPARED)!r})
-except tasks.UsageError as error:
-    assert "cannot be read without tensorflow" in str(error), error
+from pathlib import Path
+from attnconv.tasks import tfds
+for name in ("spoken_digit", "universal_dependencies/en_ewt", "scan/simple"):
+    tfds.read(name, tfds.find(name, Path({str(PREPARED)!r})))
+assert "tensorflow" not in sys.modules
 """
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def prepare(folder, features, **splits):
-    """Writes a set as TFDS does; its images are arrays here."""
-    folder.mkdir(parents=True)
-    features = official_tfds.features.FeaturesDict(features)
-    features.save_config(folder)
-    serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    for split, examples in splits.items():
-        file = folder / f"tiny-{split}.array_record-00000-of-00001"
-        writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
-        for example in examples:
-            writer.write(serializer.serialize_example(features.encode_example(example)))
-        writer.close()
-    info = {
-        "name": "tiny",
-        "version": folder.name,
-        "fileFormat": "array_record",
-        "splits": [
-            {
-                "name": split,
-                "shardLengths": [str(len(examples))],
-                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            }
-            for split, examples in splits.items()
-        ],
-    }
-    (folder / "dataset_info.json").write_text(json.dumps(info))
 
 
 def png(pixels):
@@ -235,12 +184,30 @@ def test_a_tensor_serves_as_input(tmp_path):
     np.testing.assert_array_equal(raw.splits["train"][0], series)
     assert raw.class_names == ("0", "1", "2") and set(raw.splits) == {"train"}
     features["other"] = features["series"]
-    rows = [row | {"other": row["series"]} for row in rows]
+    rows = [row | {"other": -row["series"]} for row in rows]
     prepare(tmp_path / "two" / "1.0.0", features, train=rows)
-    assert refusal("two", tmp_path) == (
-        "two: expected one image and one class label, found label (ClassLabel), note (Text), "
-        "other (Tensor), series (Tensor)"
+    found = (
+        "label (ClassLabel), note (Text), other (Tensor [6, 2] of float32), series (Tensor [6, 2] "
+        "of float32)"
     )
+    assert refusal("two", tmp_path) == (
+        "two: expected an image, a tensor of rank 2 or 3, audio, a text or tokens, and class "
+        f"labels or a second text, found {found}; say which: --fields=INPUT,LABEL, as other,label"
+    )
+    two = tfds.find("two", tmp_path)
+    chosen = tfds.read("two", two, ("other", "label"))
+    np.testing.assert_array_equal(chosen.splits["train"][0], -series)
+    assert chosen.source == "TensorFlow Datasets, two 1.0.0, other to label"
+    for fields, message in {
+        ("sries", "label"): "unknown feature 'sries'; did you mean 'series'? Known: label, note, "
+        "other, series",
+        ("label", "series"): "label (ClassLabel) cannot be the input for series (Tensor [6, 2] of "
+        f"float32); found {found}",
+        ("series",): "expected two features, INPUT,LABEL",
+    }.items():
+        with pytest.raises(UsageError) as error:
+            tfds.read("two", two, fields)
+        assert str(error.value) == f"two: --fields={','.join(fields)}: {message}"
 
 
 def test_sets_that_do_not_fit(tmp_path):
@@ -279,14 +246,15 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_unknown_names(tmp_path):
     prepare(tmp_path / "tiny" / "1.0.0", FEATURES, train=examples(9)[0])
+    known = ", ".join(sorted(tasks.names()))
     advice = "and no such file or folder; a TFDS set must be prepared first, see BUILD.md"
     assert refusal("tinny", tmp_path) == (
-        "unknown task 'tinny'; did you mean 'tiny'? Known: digits, digits_rows, tiny. There is "
+        f"unknown task 'tinny'; did you mean 'tiny'? Known: {known}, tiny. There is "
         f"no TFDS set of that name in data_dir={str(tmp_path)!r}, {advice}"
     )
     assert refusal("digit", None) == (
-        "unknown task 'digit'; did you mean 'digits' or 'digits_rows'? Known: digits, "
-        f"digits_rows. No data_dir was given to look for a TFDS set of that name, {advice}"
+        "unknown task 'digit'; did you mean 'digits' or 'digits_rows'? Known: "
+        f"{known}. No data_dir was given to look for a TFDS set of that name, {advice}"
     )
     assert refusal("", tmp_path).startswith("unknown task ''")
     nowhere = tmp_path / "nowhere"
