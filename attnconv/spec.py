@@ -94,5 +94,5 @@ class Spec:
         else:
             what = f"image {size}" if len(self.shape) == 3 else f"{many}{size} vectors"
         if self.output == "sequence":
-            return f"{what}: to {self.steps} of {self.classes}"
+            return f"{what}: up to {self.steps} of {self.classes}"
         return f"{what}: {'each' if self.output == 'labels' else 'one'} of {self.classes}"

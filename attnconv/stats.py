@@ -39,6 +39,9 @@ from scipy import stats
 Key = TypeVar("Key", bound=Hashable)
 
 
+_ROUNDING = 1e-9
+
+
 @dataclasses.dataclass(frozen=True)
 class Interval:
     """An estimate, and the ends of the interval around it."""
@@ -70,13 +73,13 @@ def mean_intervals(
     the width that E examples give.
 
     Args:
-      scores: a matrix `[R, E]` for each cell, values in [0, 1]; row r is the same seed and column e
-        the same test example in every cell.
+      scores: a matrix `[R, E]` for each cell; row r is the same seed and column e the same test
+        example in every cell. The mean of a row lies in [0, 1].
       confidence: how often such an interval covers the true mean.
 
     Raises:
       ValueError: a matrix that is not `[R, E]` with E >= 2, shapes that differ between cells,
-        values outside [0, 1], a confidence outside (0, 1).
+        means outside [0, 1], a confidence outside (0, 1).
 
     >>> mean_intervals({"cnn": np.ones((5, 360))})["cnn"]
     Interval(estimate=1.0, low=0.989..., high=1.0)
@@ -85,7 +88,7 @@ def mean_intervals(
     intervals = {}
     for key, score in _checked(scores, confidence).items():
         seeds, examples = score.shape
-        mean = score.mean()
+        mean = float(np.clip(score.mean(), 0, 1))
         spread = mean * (1 - mean)
         if spread > 0:
             of_seeds, of_examples, _ = _variances(score)
@@ -179,8 +182,9 @@ def _checked(
     for key, score in arrays.items():
         if score.ndim != 2 or score.shape[0] < 1 or score.shape[1] < 2:
             raise ValueError(f"scores[{key!r}] must be [R, E] with E >= 2, got {score.shape}")
-        if not np.all((score >= 0) & (score <= 1)):
-            raise ValueError(f"scores[{key!r}] must lie in [0, 1], got values outside or NaN")
+        means = score.mean(axis=1)
+        if not np.all((means >= -_ROUNDING) & (means <= 1 + _ROUNDING)):
+            raise ValueError(f"scores[{key!r}] must have means in [0, 1], got {means}")
     return arrays
 
 

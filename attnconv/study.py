@@ -120,8 +120,8 @@ def defaults(spec: Spec) -> Defaults:
         return Defaults(400_000, (0.0003, 0.001, 0.003), 60)
     if spec.output == "labels":
         return Defaults(100_000, (0.001, 0.003, 0.01), 30)
-    if spec.vocabulary is not None:
-        return Defaults(30_000, (0.001, 0.003, 0.01), 10)
+    if spec.vocabulary is not None or spec.graph is not None:
+        return Defaults(30_000, (0.001, 0.003, 0.01), 10 if spec.graph is None else 30)
     return Defaults(30_000, (0.003, 0.01, 0.03), 30)
 
 

@@ -15,7 +15,7 @@ FLOORS = (
     ("runs",),
     ("train",),
     ("models", "tasks"),
-    ("nn",),
+    ("nn", "decoding"),
     ("functional",),
     ("lowering",),
     ("spec", "errors", "allocator"),

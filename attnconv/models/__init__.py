@@ -5,10 +5,10 @@ from typing import Any, Literal
 from flax import nnx
 
 from attnconv.errors import UsageError, unknown
-from attnconv.models.attention import Attention, GraphAttention
+from attnconv.models.attention import Attention
 from attnconv.models.cnn import CNN
 from attnconv.models.cost import flops, parameters
-from attnconv.models.graph import GraphConv
+from attnconv.models.graph import GraphAttention, GraphConv
 from attnconv.models.hybrid import Hybrid
 from attnconv.models.inputs import POOLINGS
 from attnconv.models.local import Local

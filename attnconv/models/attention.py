@@ -58,13 +58,13 @@ class Encoder(nnx.Module):
         mask: Bool[Array, "B T"] | None,
         nodes: Array,
         rng: Array | None,
-        pairs: Bool[Array, "1 1 T T"] | None = None,
     ) -> Float[Array, "B *vectors classes"]:
         if self.token is not None:
             x = jnp.concatenate([jnp.broadcast_to(self.token[...], (len(x), 1, x.shape[-1])), x], 1)
             mask = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
         if self.position is not None:
             x = self.position(x)
+        pairs = None
         if self.side is not None:
             pairs = F.masks.window(x.shape[1], x.shape[1], self.side, self.side)
         if mask is not None:
@@ -84,7 +84,6 @@ class Attention(nnx.Module):
 
     default = Size(width=64, hidden=128)
     width_multiple = HEADS
-    along_edges = False
 
     def __init__(self, spec: Spec, size: Size, *, window: int | None = None, rngs: nnx.Rngs):
         grid = spec.grid
@@ -94,7 +93,6 @@ class Attention(nnx.Module):
         )
         self.inputs = Inputs(spec, rngs=rngs)
         self.embed = Conv(spec.channels, size.width, patch, patch, rngs=rngs)
-        self.edges = spec.graph if self.along_edges else None
         count = vectors(spec, patch)
         self.encoder = Encoder(spec, count, size.width, size.hidden, window=window, rngs=rngs)
 
@@ -104,17 +102,4 @@ class Attention(nnx.Module):
         nodes = x
         x, mask = self.inputs(x, rng=rng)
         x = self.embed(x)
-        pairs = None
-        if self.edges is not None:
-            loops = jnp.eye(len(self.edges.adjacency), dtype=bool)
-            pairs = (jnp.asarray(self.edges.adjacency) | loops)[None, None]
-        return self.encoder(x.reshape(len(x), -1, x.shape[-1]), mask, nodes, rng, pairs)
-
-
-class GraphAttention(Attention):
-    """Self-attention along the edges of a graph: a node sees its neighbours and itself.
-
-    The mask of Velickovic et al. 2018 (Graph Attention Networks) with scores q.k.
-    """
-
-    along_edges = True
+        return self.encoder(x.reshape(len(x), -1, x.shape[-1]), mask, nodes, rng)

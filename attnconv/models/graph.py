@@ -1,4 +1,6 @@
-"""Graph convolution: a node sees its neighbours, and every edge has the same weights."""
+"""Along the edges of a graph: a node sees its neighbours and itself, and no other node."""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +10,15 @@ from jaxtyping import Array, Float
 
 from attnconv.models.inputs import Head, Inputs
 from attnconv.models.size import Size
-from attnconv.nn import he_normal
-from attnconv.spec import Spec
+from attnconv.nn import Linear, MultiHeadAttention, he_normal
+from attnconv.spec import Graph, Spec
+
+HEADS = 4
+LAYERS = 3
 
 
 class GraphConv(nnx.Module):
-    """`relu(A X W)` twice, A the mean over neighbours and the node itself by the degrees' roots.
+    """Every edge has the same weights: `relu(A X W)`, `LAYERS` times.
 
     `A_ij = 1 / sqrt(d_i d_j)` along edges and loops, d the number of both at a node.
 
@@ -26,17 +31,57 @@ class GraphConv(nnx.Module):
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
         self.graph = spec.graph
         self.inputs = Inputs(spec, rngs=rngs)
-        self.first = nnx.Linear(spec.channels, size.width, kernel_init=he_normal, rngs=rngs)
-        self.second = nnx.Linear(size.width, size.hidden, kernel_init=he_normal, rngs=rngs)
+        features = [spec.channels, *[size.width] * (LAYERS - 1), size.hidden]
+        self.layers = nnx.List(
+            nnx.Linear(*pair, kernel_init=he_normal, rngs=rngs)
+            for pair in itertools.pairwise(features)
+        )
         self.head = Head(spec, size.hidden, rngs=rngs)
 
     def __call__(self, x: Array, *, rng: Array | None = None) -> Float[Array, "B classes"]:
         nodes = x
-        assert self.graph is not None
-        joined = self.graph.adjacency | np.eye(len(self.graph.adjacency), dtype=bool)
+        joined = _joined(self.graph)
         degree = joined.sum(1)
         along = jnp.asarray(joined / np.sqrt(degree[:, None] * degree), jnp.float32)
         x, _ = self.inputs(x, rng=rng)
-        x = jax.nn.relu(along @ self.first(x))
-        x = jax.nn.relu(along @ self.second(x))
+        for layer in self.layers:
+            x = jax.nn.relu(along @ layer(x))
         return self.head(x, None, nodes, rng)
+
+
+class GraphAttention(nnx.Module):
+    """The weight of an edge depends on what it joins: multi-head attention, `LAYERS` times.
+
+    `elu(concat_n(sum_j softmax_j(q_i . k_j) v_j) W)`, j a neighbour of i or i itself. Nothing is
+    added to it: a node of which only its neighbours are known is what they say of it.
+
+    Source: Velickovic et al. 2018, Graph Attention Networks; scores as in Vaswani et al. 2017.
+    """
+
+    default = Size(width=64, hidden=64)
+    width_multiple = HEADS
+
+    def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
+        self.graph = spec.graph
+        self.inputs = Inputs(spec, rngs=rngs)
+        self.embed = Linear(spec.channels, size.width, rngs=rngs)
+        self.layers = nnx.List(
+            MultiHeadAttention(HEADS, size.width, out_features=out, decode=False, rngs=rngs)
+            for out in [*[size.width] * (LAYERS - 1), size.hidden]
+        )
+        self.head = Head(spec, size.hidden, rngs=rngs)
+
+    def __call__(self, x: Array, *, rng: Array | None = None) -> Float[Array, "B classes"]:
+        nodes = x
+        along = jnp.asarray(_joined(self.graph))[None, None]
+        x, _ = self.inputs(x, rng=rng)
+        x = self.embed(x)
+        for layer in self.layers:
+            x = jax.nn.elu(layer(x, mask=along))
+        return self.head(x, None, nodes, rng)
+
+
+def _joined(graph: Graph | None) -> np.ndarray:
+    """True along the edges, and from each node to itself."""
+    assert graph is not None
+    return graph.adjacency | np.eye(len(graph.adjacency), dtype=bool)
