@@ -140,7 +140,7 @@ def beam(
         wide = jnp.promote_types(scores.dtype, jnp.float32)
         logs = jax.nn.log_softmax(scores.astype(wide)).reshape(batch, beams, -1)
         classes = logs.shape[-1]
-        # What has ended goes on in one way, else it would be found several times.
+        # What has ended goes on in one way, with `end`, else it would be found several times.
         stay = jnp.where(jnp.arange(classes) == end, 0.0, -jnp.inf)
         total = state.total[..., None] + jnp.where(state.ended[..., None], stay, logs)
         length = state.length + ~state.ended
@@ -158,7 +158,7 @@ def beam(
             position=state.position + 1,
             cache=jax.tree.map(lambda x: x[rows], cache),
             last=symbol,
-            ended=ended | (symbol == end),
+            ended=symbol == end,
             total=jnp.take_along_axis(total.reshape(batch, -1), best, axis=1),
             length=inherit(length),
             symbols=symbols.set(jnp.where(ended, -1, symbol)),

@@ -38,13 +38,6 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def batch_order(examples: np.ndarray, *, steps: int, batch: int, seed: int) -> np.ndarray:
-    """Indices `[steps, batch]`: seeded permutations of the examples one after the other."""
-    rng = np.random.default_rng([seed, 2])  # apart from the draws of splits and subsets
-    passes = [rng.permutation(examples) for _ in range(-(-steps * batch // len(examples)))]
-    return np.concatenate(passes)[: steps * batch].reshape(steps, batch).astype(np.int32)
-
-
 def place(data: Data) -> Data:
     """The data on the device when they fit into a quarter of its memory, else as they are."""
     stats = jax.local_devices()[0].memory_stats() or {}

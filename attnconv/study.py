@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 import attnconv
-from attnconv import environment, models, results, runs, stats, tasks, train
+from attnconv import batching, environment, models, results, runs, stats, tasks, train
 from attnconv.errors import UsageError
 from attnconv.spec import Spec
 
@@ -128,14 +128,32 @@ def defaults(spec: Spec) -> Defaults:
 def completed(config: Config, spec: Spec) -> Config:
     """With the default of what is not asked for, but the steps, which depend on the train size."""
     default = defaults(spec)
-    return dataclasses.replace(
-        config,
-        models=config.models or tuple(models.fitting(spec)),
-        learning_rates=config.learning_rates or default.learning_rates,
-        budget=default.params
-        if config.match == "params" and config.budget is None
-        else config.budget,
-    )
+    names = config.models or tuple(models.fitting(spec))
+    budget = config.budget
+    if config.match == "params" and budget is None:
+        budget = common_budget(names, spec, default.params)
+    rates = config.learning_rates or default.learning_rates
+    return dataclasses.replace(config, models=names, learning_rates=rates, budget=budget)
+
+
+def of_lengths(spec: Spec) -> bool:
+    """Whether examples have different lengths."""
+    return spec.padded or spec.output == "sequence"
+
+
+def common_budget(names: Sequence[str], spec: Spec, params: int) -> int:
+    """The number of parameters, doubled until every family can have it, at most 8 times as large.
+
+    A fully connected layer on a long input is large at a width of one.
+    """
+    for budget in (params, 2 * params, 4 * params):
+        try:
+            for name in names:
+                models.size_for(name, spec, budget=budget)
+        except UsageError:
+            continue
+        return budget
+    return 8 * params
 
 
 def load(config: Config) -> tasks.Task:
@@ -201,7 +219,7 @@ def run(
             continue
         if cell.model not in programs:
             make = functools.partial(models.make, cell.model, task.spec, cell.size)
-            programs[cell.model] = train.Programs(make, RECIPE)
+            programs[cell.model] = train.Programs(make, RECIPE, padded=of_lengths(task.spec))
         trainer = functools.partial(train_runs, on_steps=functools.partial(on_steps, cell))
         new = run_cell(config, task, cell, programs[cell.model], trainer, out)
         rows += new
@@ -236,10 +254,18 @@ def run_cell(
     mean validation loss deciding between equals. Only its runs are given the test split.
     """
     grid = []
+    if of_lengths(task.spec):
+        lengths = batching.lengths(task.train.inputs, task.train.labels)
     for rate in config.learning_rates:
         for seed in run_seeds(config):
             subset = task.subset(cell.train_size, seed=seed)
-            order = runs.batch_order(subset, steps=cell.steps, batch=RECIPE.batch, seed=seed)
+            order = batching.order(
+                subset,
+                steps=cell.steps,
+                batch=RECIPE.batch,
+                seed=seed,
+                lengths=lengths[subset] if of_lengths(task.spec) else None,
+            )
             grid.append(runs.Run(rate, seed, order))
     data, validation = (train.Data(s.inputs, s.labels) for s in (task.train, task.validation))
     try:
@@ -357,6 +383,7 @@ def summary(
         "task": {
             "name": task.name,
             "source": task.source,
+            "example": task.spec.describe(),
             "shape": list(task.spec.shape),
             "classes": task.spec.classes,
             "output": task.spec.output,

@@ -35,7 +35,8 @@ flags.DEFINE_integer(
     "budget",
     None,
     "How many: parameters, or FLOPs of a forward pass of one example. Default: 30,000 parameters, "
-    "100,000 where each vector has a label, 400,000 to write sequences; --match=flops needs one.",
+    "100,000 where each vector has a label, 400,000 to write sequences; twice as many and so on "
+    "where a family cannot be that small. --match=flops needs one.",
 )
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS

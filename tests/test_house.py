@@ -15,7 +15,7 @@ FLOORS = (
     ("runs",),
     ("train",),
     ("models", "tasks"),
-    ("nn", "decoding"),
+    ("nn", "decoding", "batching"),
     ("functional",),
     ("lowering",),
     ("spec", "errors", "allocator"),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnconv import checkpoint, models, runs, train
+from attnconv import batching, checkpoint, models, runs, train
 from attnconv.errors import UsageError
 from attnconv.spec import Spec
 
@@ -31,7 +31,7 @@ def programs(name: str = "mlp") -> train.Programs:
 
 
 def run_of(rate: float = 0.01, seed: int = 0, steps: int = 120) -> runs.Run:
-    return runs.Run(rate, seed, runs.batch_order(np.arange(60), steps=steps, batch=16, seed=seed))
+    return runs.Run(rate, seed, batching.order(np.arange(60), steps=steps, batch=16, seed=seed))
 
 
 def test_steps_are_those_of_adamw_written_out():
@@ -107,11 +107,11 @@ def test_cross_entropy_is_the_sum_written_out():
 
 
 def test_order_uses_every_example_equally_often():
-    order = runs.batch_order(np.arange(7) * 10, steps=14, batch=4, seed=3)
+    order = batching.order(np.arange(7) * 10, steps=14, batch=4, seed=3)
     assert order.shape == (14, 4)
     assert np.bincount(order.ravel() // 10).tolist() == [8] * 7
     assert sorted(order.ravel()[:7]) == list(range(0, 70, 10))
-    assert not np.array_equal(order, runs.batch_order(np.arange(7) * 10, steps=14, batch=4, seed=4))
+    assert not np.array_equal(order, batching.order(np.arange(7) * 10, steps=14, batch=4, seed=4))
 
 
 def test_training_learns_and_repeats_to_the_bit():

@@ -61,7 +61,7 @@ def refusal(name: str, spec: Spec) -> str | None:
     >>> refusal("mlp", Spec((9,), 5, "sequence", vocabulary=7))
     'it writes no sequence; cnn and attention do'
     """
-    base, _, window = name.partition(":")
+    base, colon, window = name.partition(":")
     if spec.output == "sequence":
         if base not in SEQUENCES:
             return f"it writes no sequence; {' and '.join(SEQUENCES)} do"
@@ -72,7 +72,7 @@ def refusal(name: str, spec: Spec) -> str | None:
         return "it needs the edges of a graph"
     elif base == "local" and spec.output == "labels":
         return "weights of its own for each position need a grid that is halved, and one label"
-    if window:
+    if colon:
         if not window.isdecimal():
             return f"expected a number of positions after the colon, got {window!r}"
         if base not in SEQUENCES or spec.output != "labels" or spec.graph is not None:

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from attnconv import functional as F
 from attnconv.models.inputs import Head, Inputs, check_pooling, per_layer, pooled, vectors
@@ -37,10 +37,9 @@ class Encoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         check_pooling("attention", spec, token=True)
-        self.token = None
-        if pooled(spec) and spec.pooling == "token":
-            self.token = nnx.Param(jnp.zeros((1, 1, features)))
-            count += 1
+        token = pooled(spec) and spec.pooling == "token"
+        self.token = nnx.Param(jnp.zeros((1, 1, features))) if token else None
+        count += int(token)
         self.side = None if window is None else per_layer("attention", window, BLOCKS) // 2
         # The nodes of a graph are in no order.
         self.position = (
@@ -54,9 +53,9 @@ class Encoder(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "B T D"],
-        mask: Bool[Array, "B T"] | None,
-        nodes: Array,
+        x: Float[Array, "E T D"],
+        mask: Bool[Array, "E T"] | None,
+        nodes: Num[Array, "B *shape"],
         rng: Array | None,
     ) -> Float[Array, "B *vectors classes"]:
         if self.token is not None:
@@ -83,6 +82,7 @@ class Attention(nnx.Module):
     """
 
     default = Size(width=64, hidden=128)
+    any_length = True
     width_multiple = HEADS
 
     def __init__(self, spec: Spec, size: Size, *, window: int | None = None, rngs: nnx.Rngs):
@@ -97,7 +97,7 @@ class Attention(nnx.Module):
         self.encoder = Encoder(spec, count, size.width, size.hidden, window=window, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B *shape"], *, rng: Array | None = None
+        self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
         x, mask = self.inputs(x, rng=rng)

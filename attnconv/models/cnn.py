@@ -2,7 +2,7 @@
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from attnconv.models.inputs import Head, Inputs, check_pooling, per_layer, present
 from attnconv.models.size import Size, stage_count
@@ -24,6 +24,7 @@ class CNN(nnx.Module):
     """
 
     default = Size(width=24, hidden=96)
+    any_length = True
 
     def __init__(self, spec: Spec, size: Size, *, window: int | None = None, rngs: nnx.Rngs):
         check_pooling("cnn", spec, token=False)
@@ -58,7 +59,7 @@ class CNN(nnx.Module):
         self.head = Head(spec, size.hidden, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B *shape"], *, rng: Array | None = None
+        self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
         x, mask = self.inputs(x, rng=rng)

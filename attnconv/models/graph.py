@@ -27,6 +27,7 @@ class GraphConv(nnx.Module):
     """
 
     default = Size(width=64, hidden=64)
+    any_length = False
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
         self.graph = spec.graph
@@ -59,6 +60,7 @@ class GraphAttention(nnx.Module):
     """
 
     default = Size(width=64, hidden=64)
+    any_length = False
     width_multiple = HEADS
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):

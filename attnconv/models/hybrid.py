@@ -2,7 +2,7 @@
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from attnconv.models.attention import HEADS, Encoder
 from attnconv.models.inputs import Inputs, present, vectors
@@ -19,6 +19,7 @@ class Hybrid(nnx.Module):
     """
 
     default = Size(width=16, hidden=128)
+    any_length = True
     width_multiple = HEADS
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
@@ -38,7 +39,7 @@ class Hybrid(nnx.Module):
         self.encoder = Encoder(spec, count, channels, size.hidden, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B *shape"], *, rng: Array | None = None
+        self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
         x, mask = self.inputs(x, rng=rng)

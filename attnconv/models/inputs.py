@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 from attnconv.errors import UsageError
 from attnconv.nn import Linear
@@ -59,9 +59,9 @@ class Head(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "B *grid D"],
-        mask: Bool[Array, "B *grid"] | None,
-        nodes: Array,
+        x: Float[Array, "E *grid D"],
+        mask: Bool[Array, "E *grid"] | None,
+        nodes: Num[Array, "B *shape"],
         rng: Array | None = None,
     ) -> Float[Array, "B *vectors classes"]:
         rng = None if rng is None else jax.random.fold_in(rng, 1)

@@ -2,7 +2,7 @@
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from attnconv.models.inputs import Head, Inputs, check_pooling
 from attnconv.models.size import Size, stage_count
@@ -18,6 +18,7 @@ class Local(nnx.Module):
     """
 
     default = Size(width=8, hidden=64)
+    any_length = False
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
         check_pooling("local", spec, token=False)
@@ -35,7 +36,7 @@ class Local(nnx.Module):
         self.head = Head(spec, size.hidden, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B *shape"], *, rng: Array | None = None
+        self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B classes"]:
         nodes = x
         x, _ = self.inputs(x, rng=rng)

@@ -2,7 +2,7 @@
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from attnconv.models.inputs import Head, Inputs, check_pooling, pooled
 from attnconv.models.size import Size
@@ -22,6 +22,7 @@ class MLP(nnx.Module):
         if pooled(spec) and spec.pooling != "mean":
             check_pooling("mlp", spec, token=False)
         self.whole = pooled(spec)
+        self.any_length = not self.whole
         self.inputs = Inputs(spec, rngs=rngs)
         values = spec.values if self.whole else spec.channels
         self.first = nnx.Linear(values, size.width, kernel_init=he_normal, rngs=rngs)
@@ -29,7 +30,7 @@ class MLP(nnx.Module):
         self.head = Head(spec, size.hidden, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B *shape"], *, rng: Array | None = None
+        self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
         x, _ = self.inputs(x, rng=rng)

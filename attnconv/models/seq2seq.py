@@ -168,6 +168,8 @@ class Seq2Seq(nnx.Module):
       UsageError: another kind of output or source.
     """
 
+    any_length = True
+
     def __init__(
         self,
         spec: Spec,

@@ -7,6 +7,7 @@ from attnconv.errors import UsageError
 
 TOLERANCE = 0.02
 MOST_STAGES = 3
+STRETCH = 8  # how far the proportions may be from the usual ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,7 @@ def fit(
         at_one, at_two = cost(Size(width, 1)), cost(Size(width, 2))
         hidden = max(1, round(1 + (budget - at_one) / (at_two - at_one)))
         stretch = max(hidden / usual.hidden, usual.hidden / hidden)
-        if stretch <= 4 and abs(cost(Size(width, hidden)) - budget) <= TOLERANCE * budget:
+        if stretch <= STRETCH and abs(cost(Size(width, hidden)) - budget) <= TOLERANCE * budget:
             fits.append((stretch, Size(width, hidden)))
     if not fits:
         near = sorted({cost(nominal(max(low, 1) * multiple)), cost(nominal(high * multiple))})

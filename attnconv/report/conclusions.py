@@ -1,39 +1,49 @@
 """What may be concluded from a summary, in sentences that claim no more than the intervals do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from attnconv.report import values
+from attnconv.report import published, values
 from attnconv.report.values import Row, Summary
 
 _LISTED = 3  # differences that one sentence names; the table of differences has all of them
 _FEW_SEEDS = 5
+_QUESTION = (("cnn", "attention"), ("graph_conv", "graph_attention"))
 _TOLERANCE = 0.02  # of the parameters or FLOPs, where they were to be matched
 
 
 def findings(summary: Summary) -> list[str]:
-    """The findings: the question, the largest train size first, the ranking, what to beware of.
+    """The question, each train size, the ranking, what is known from elsewhere, what to beware of.
 
     A difference that is not established is said to be so, and never to be an equality.
     """
     sizes = values.train_sizes(summary)
-    found = []
-    if {"cnn", "attention"} <= set(values.models(summary)):
-        found += _question(summary, "cnn", "attention")
+    found = [sentence for pair in _pairs(summary) for sentence in _question(summary, *pair)]
     found += [_at_size(summary, size) for size in reversed(sizes)]
     if len(values.models(summary)) > 1 and len(sizes) > 1:
         found.append(_ranking(summary))
-    return found + _warnings(summary)
+    return found + published.known(summary) + _warnings(summary)
 
 
-def _question(summary: Summary, a: str, b: str) -> list[str]:
-    """Convolution or self-attention: the one pair that this is all about."""
+def _pairs(summary: Summary) -> Iterator[tuple[str, str, int | None]]:
+    """The pairs that this is all about, of one window: without one, then the smallest first."""
+    found = {values.parted(model): model for model in values.models(summary)}
+    windows = sorted({window for _, window in found if window is not None})
+    for a, b in _QUESTION:
+        for window in (None, *windows):
+            if (a, window) in found and (b, window) in found:
+                yield found[a, window], found[b, window], window
+
+
+def _question(summary: Summary, a: str, b: str, window: int | None) -> list[str]:
+    """Convolution or self-attention, at every train size."""
     answers = [
         f"at {values.count(size)} training examples {_verdict(summary, row)}"
         for size in reversed(values.train_sizes(summary))
         for row in values.comparisons_at(summary, size)
         if {row["a"], row["b"]} == {a, b}
     ]
-    return [f"Convolution or self-attention: {'; '.join(answers)}."] if answers else []
+    seen = "" if window is None else f" with a window of {window} positions"
+    return [f"Convolution or self-attention{seen}: {'; '.join(answers)}."] if answers else []
 
 
 def _at_size(summary: Summary, size: int) -> str:
@@ -42,7 +52,7 @@ def _at_size(summary: Summary, size: int) -> str:
     highest = max(cell["test"]["estimate"] for cell in cells)
     leaders = [cell for cell in cells if cell["test"]["estimate"] == highest]
     leader = leaders[0]["model"]
-    score = values.percent(leaders[0]["test"], values.digits(summary), unit=" %")
+    score = values.percent(leaders[0]["test"], values.digits(summary), unit=values.unit(summary))
     where = f"At {values.count(size)} training examples"
     if len(cells) == 1:
         return f"{where} {leader} scored {score}; it was run alone, so nothing is compared."
@@ -77,7 +87,7 @@ def _among_others(summary: Summary, rows: Sequence[Row]) -> str:
 
 
 def _ranking(summary: Summary) -> str:
-    """Whether the order of the families depends on the train size, as far as is established."""
+    """Whether the order of the models depends on the train size, as far as is established."""
     sizes = values.train_sizes(summary)
     winners: dict[frozenset[str], dict[str, int]] = {}
     for size in sizes:
@@ -103,11 +113,11 @@ def _ranking(summary: Summary) -> str:
     if len(set(best.values())) == 1:
         return (
             f"{best[sizes[0]]} scored highest at all {len(sizes)} train sizes; "
-            f"no pair of families changes its order in an established way."
+            f"no pair of models changes its order in an established way."
         )
     changes = ", ".join(f"{model} at {values.count(size)}" for size, model in best.items())
     return (
-        f"The highest score changes hands ({changes}), but no pair of families is established "
+        f"The highest score changes hands ({changes}), but no pair of models is established "
         f"in both orders: a change of the ranking is not established."
     )
 

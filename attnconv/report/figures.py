@@ -1,11 +1,11 @@
-"""The figures as SVG files: score by train size, score by cost, differences.
+"""The figures as SVG files: score by train size, by cost and by window, differences.
 
 The same summary gives the same bytes: no date, no random ids. Text stays text, so that a browser
 can search it. Only matplotlib's objects are used, so no state outlives a call.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from attnconv.report import values
 from attnconv.report.values import Number, Row, Style, Summary
 
 COSTS = (("params", "Parameters"), ("flops", "FLOPs, forward"), ("seconds", "Seconds of training"))
+WINDOW = "Window: positions that each output sees"
 OPEN = "#8a8a8a"  # a difference that is not established
 
 _LOOK: dict[str, Any] = {
@@ -43,9 +44,12 @@ _BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.3, "markersize": 6}
 def write(summary: Summary, out: Path) -> list[Path]:
     """Writes the figures into the folder and returns their paths.
 
-    There is no figure of differences where nothing was compared.
+    There is no figure of differences where nothing was compared, and none of windows where no
+    family has two.
     """
     draw = {"accuracy_by_train_size": by_train_size, "accuracy_by_cost": by_cost}
+    if values.by_window(summary):
+        draw["accuracy_by_window"] = by_window
     if summary["comparisons"]:
         draw["differences"] = differences
     paths = []
@@ -92,6 +96,29 @@ def by_cost(summary: Summary) -> Figure:
     figure.suptitle(f"{values.title(summary)}, {values.count(size)} training examples", fontsize=10)
     handles = [_handle(looks[name], name) for name in values.models(summary)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    return figure
+
+
+def by_window(summary: Summary) -> Figure:
+    """Test scores at the largest train size against the window, a line for each family."""
+    figure = Figure(figsize=(7.5, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    families = values.by_window(summary)
+    places, labels = window_places(families)
+    looks = values.styles(list(families))
+    for name, cells in families.items():
+        windows = [cell for cell in cells if values.parted(cell["model"])[1] is not None]
+        for group, line in ((windows, "-"), (cells[len(windows) :], "")):
+            x = [places[cell["model"]] for cell in group]
+            if group:
+                _error_bars(axes, x, group, looks[name], line=line)
+    _log_axis(axes, list(places.values()), list(labels), labels.__getitem__)
+    axes.set_xlabel(WINDOW)
+    _score_axis(axes, summary)
+    size = values.count(values.train_sizes(summary)[-1])
+    axes.set_title(f"{values.title(summary)}, {size} training examples")
+    handles = [_handle(looks[name], name) for name in families]
+    figure.legend(handles=handles, loc="outside right upper")
     return figure
 
 
@@ -145,8 +172,32 @@ def size_positions(summary: Summary, cells: Sequence[Row]) -> list[float]:
         size = cell["train_size"]
         gaps = [abs(math.log10(other / size)) for other in sizes if other != size]
         place = (names.index(cell["model"]) + 0.5) / len(names) - 0.5
-        positions.append(size * 10 ** (place * min([0.125, *(0.6 * gap for gap in gaps)])))
+        room = min([0.125, *(0.6 * gap for gap in gaps)]) if gaps else 0.4
+        positions.append(size * 10 ** (place * room))
     return positions
+
+
+def window_places(
+    families: Mapping[str, Sequence[Row]],
+) -> tuple[dict[str, float], dict[float, str]]:
+    """Where models stand on the axis of windows, the families side by side; ticks and their labels.
+
+    A model without a window stands to the right of the largest, over its name.
+    """
+    parts = [values.parted(cell["model"]) for cells in families.values() for cell in cells]
+    windows = sorted({window for _, window in parts if window is not None})
+    labels = {float(window): values.count(window) for window in spaced(windows)}
+    step = max(2.0, (windows[-1] / windows[0]) ** 0.2)
+    places, right = {}, float(windows[-1])
+    for i, cells in enumerate(families.values()):
+        aside = 2 ** (0.15 * ((i + 0.5) / len(families) - 0.5))
+        for cell in cells:
+            _, window = values.parted(cell["model"])
+            if window is None:
+                right *= step
+                labels[right] = cell["model"]
+            places[cell["model"]] = right if window is None else window * aside
+    return places, labels
 
 
 def cost_positions(cells: Sequence[Row], key: str) -> list[float]:

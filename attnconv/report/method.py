@@ -8,12 +8,23 @@ SOURCES = (
     "Banerjee 1960, Sankhya 22, 357-358 (one t quantile for each variance)",
     "Chernozhukov, Chetverikov and Kato 2013, Annals of Statistics 41, 2786-2819 "
     "(multiplier bootstrap)",
+    "Cochran 1977, Sampling Techniques, section 6.4 (ratio of sums)",
     "Korn and Graubard 1998, Survey Methodology 24, 193-201 (effective number of examples)",
     "Owen 2007, Annals of Applied Statistics 1, 386-411 (resampling rows and columns)",
     "Romano and Wolf 2005, JASA 100, 94-108 (the largest |t| of all pairs)",
     "Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3 (moderated variance)",
     "Wilson 1927, JASA 22, 209-212 (interval of a proportion)",
 )
+
+# Over what the metric is taken, and what counts as right where that is not plain; by the output.
+_METRICS = {
+    "label": ("on the test split", ""),
+    "labels": ("over all test vectors that have a label", ""),
+    "sequence": (
+        "on the test split",
+        ": a sequence counts where the whole of it is right, its length included",
+    ),
+}
 
 
 def paragraphs(summary: Summary) -> list[str]:
@@ -28,7 +39,7 @@ def about(summary: Summary) -> list[tuple[str, str]]:
     return [
         ("task", str(task["name"])),
         ("source", str(task["source"])),
-        ("one example", f"{' x '.join(map(str, task['shape']))}, one of {task['classes']} classes"),
+        ("one example", str(task["example"])),
         (
             "splits",
             f"{task['train']:,} training, {task['validation']:,} validation, "
@@ -39,12 +50,13 @@ def about(summary: Summary) -> list[tuple[str, str]]:
 
 def _splits(summary: Summary) -> str:
     task, sizes = summary["task"], values.train_sizes(summary)
+    of, counts = _METRICS[task["output"]]
     return (
         f"Splits. The models are trained on {', '.join(map(values.count, sizes))} of "
         f"{task['train']:,} training examples; {task['validation']:,} validation examples choose "
         f"the learning rate, and {task['test']:,} test examples are read once, by the runs with "
-        f"the chosen learning rate. Scores are {summary['metric']} on the test split, in percent, "
-        f"averaged over seeds."
+        f"the chosen learning rate. Scores are {summary['metric']} {of}, in percent, averaged over "
+        f"seeds{counts}."
     )
 
 
@@ -58,13 +70,19 @@ def _budget(summary: Summary) -> str:
         sized = f"The width of each family is chosen so that all have the same {what}{goal}"
     many = summary.get("runs_at_once", 1)
     at_once = "alone" if many == 1 else f"where {many} runs shared it"
+    task, tokens = summary["task"], ""
+    if task["vocabulary"] is not None and summary["config"].get("vectors") != "one_hot":
+        tokens = (
+            "Parameters do not count the table of token embeddings, the same for all families. "
+        )
     steps = {}
     for cell in summary["cells"]:
         steps[cell["train_size"]] = f"{cell['steps']:,} at {values.count(cell['train_size'])}"
     return (
         f"Budget. {sized}; at a train size all train for the same number of steps "
-        f"({', '.join(steps.values())}). FLOPs are those of one forward pass for one example; "
-        f"seconds are those of training one run on the device named below, {at_once}."
+        f"({', '.join(steps.values())}). {tokens}FLOPs are those of one forward pass "
+        f"for one example; seconds are those of training one run on the device named below, "
+        f"{at_once}."
     )
 
 
@@ -91,12 +109,19 @@ def _intervals(summary: Summary) -> str:
             "the spread over seeds and that over test examples, both taken as samples, each with "
             "the t quantile of its own degrees of freedom"
         )
+    vectors = ""
+    if summary["task"]["output"] == "labels":
+        vectors = (
+            "The sample is one of examples, not of their vectors, so the labels of one example do "
+            "not count as independent: a score is a ratio of two sums over the examples (Cochran "
+            "1977). "
+        )
     return (
         f"Intervals. Brackets hold {level} intervals. Their width comes from {variance} (Banerjee "
         f"1960; Owen 2007); around a score they are Wilson's, with the effective number of "
-        f"examples (Wilson 1927; Korn and Graubard 1998), so they stay within 0 and 100. Whether "
-        f"two such intervals overlap says little of a difference: differences have intervals of "
-        f"their own."
+        f"examples (Wilson 1927; Korn and Graubard 1998), so they stay within 0 and 100. {vectors}"
+        f"Whether two such intervals overlap says little of a difference: differences have "
+        f"intervals of their own."
     )
 
 

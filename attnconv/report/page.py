@@ -8,7 +8,7 @@ from typing import Any
 from bokeh.embed import components
 from bokeh.resources import Resources
 
-from attnconv.report import method, tables, values
+from attnconv.report import figures, method, tables, values
 from attnconv.report.conclusions import findings
 from attnconv.report.plots import plots
 from attnconv.report.tables import Table
@@ -54,6 +54,7 @@ _SIGNS = {
     "diamond": "\N{BLACK DIAMOND}",
     "hex": "\N{BLACK HEXAGON}",
     "star": "\N{BLACK STAR}",
+    "plus": "\N{HEAVY PLUS SIGN}",
 }
 
 
@@ -81,7 +82,7 @@ def html(summary: Summary) -> str:
 
 def _body(summary: Summary, title: str, divs: dict[str, Any]) -> Iterable[str]:
     largest = values.count(values.train_sizes(summary)[-1])
-    costs = [div for name, div in divs.items() if name.startswith("by_") and "size" not in name]
+    costs = [divs[f"by_{key}"] for key, _ in figures.COSTS]
     forests = [div for name, div in divs.items() if name.startswith("differences")]
 
     yield f"<h1>{escape(title)}</h1>"
@@ -98,6 +99,9 @@ def _body(summary: Summary, title: str, divs: dict[str, Any]) -> Iterable[str]:
     yield f"<h2>Scores against costs, {largest} training examples</h2>"
     yield _key(summary)
     yield _grid(costs)
+    if "by_window" in divs:
+        yield f"<h2>Scores against the window, {largest} training examples</h2>"
+        yield f'<div class="plot">{divs["by_window"]}</div>'
     if forests:
         yield "<h2>Differences</h2>"
         yield _paragraph(

@@ -27,6 +27,8 @@ def plots(summary: Summary) -> dict[str, Any]:
     found = {"by_train_size": by_train_size(summary)}
     for key, label in figures.COSTS:
         found[f"by_{key}"] = by_cost(summary, key, label)
+    if values.by_window(summary):
+        found["by_window"] = by_window(summary)
     if summary["comparisons"]:
         for size in figures.forest_sizes(summary):
             found[f"differences_{size}"] = differences(summary, size)
@@ -45,10 +47,7 @@ def by_train_size(summary: Summary) -> figure:
         line = plot.line("x", "y", source=source, color=looks[name].colour, line_width=2)
         drawn: list[Any] = [line, *_points(plot, source, looks[name])]
         items.append(LegendItem(label=name, renderers=drawn))
-    legend = Legend(items=items, click_policy="hide", ncols=3, location="left", spacing=10)
-    legend.border_line_color = None
-    plot.add_layout(legend, "below")
-    return plot
+    return _with_legend(plot, items)
 
 
 def by_cost(summary: Summary, key: str, label: str) -> figure:
@@ -61,6 +60,25 @@ def by_cost(summary: Summary, key: str, label: str) -> figure:
     for cell, x in zip(cells, figures.cost_positions(cells, key), strict=True):
         _points(plot, _source(summary, [cell], [x]), looks[cell["model"]])
     return plot
+
+
+def by_window(summary: Summary) -> figure:
+    """Test scores at the largest train size against the window, a line for each family."""
+    families = values.by_window(summary)
+    places, labels = figures.window_places(families)
+    plot = _score_plot(summary, list(places.values()), list(labels), labels.__getitem__, height=420)
+    plot.xaxis.axis_label = figures.WINDOW
+    looks, items = values.styles(list(families)), []
+    for name, cells in families.items():
+        windows = [cell for cell in cells if values.parted(cell["model"])[1] is not None]
+        x = [places[cell["model"]] for cell in cells]
+        line = _source(summary, windows, x[: len(windows)])
+        drawn: list[Any] = [
+            plot.line("x", "y", source=line, color=looks[name].colour, line_width=2)
+        ]
+        drawn += _points(plot, _source(summary, cells, x), looks[name])
+        items.append(LegendItem(label=name, renderers=drawn))
+    return _with_legend(plot, items)
 
 
 def differences(summary: Summary, size: int) -> figure:
@@ -132,6 +150,13 @@ def _points(plot: figure, source: ColumnDataSource, look: values.Style) -> list[
     points = plot.scatter("x", "y", source=source, color=look.colour, marker=look.glyph, size=size)
     plot.add_tools(HoverTool(renderers=[points], tooltips=_HOVER))
     return [bars, points]
+
+
+def _with_legend(plot: figure, items: list[LegendItem]) -> figure:
+    legend = Legend(items=items, click_policy="hide", ncols=3, location="left", spacing=10)
+    legend.border_line_color = None
+    plot.add_layout(legend, "below")
+    return plot
 
 
 def _score_plot(

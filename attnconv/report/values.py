@@ -4,7 +4,9 @@ A summary is what `study` writes as `summary.json`: "task", "cells" (one for eac
 size), "comparisons" (pairs of models at a train size), "config", "environment", "metric".
 """
 
+import collections
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ _FINE_TEST_SET = 2000  # from here on one example weighs less than 0.05 points
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How a family looks in every figure: its colour, its matplotlib and its Bokeh marker."""
+    """How a model looks in every figure: its colour, its matplotlib and its Bokeh marker."""
 
     colour: str
     marker: str
@@ -29,9 +31,10 @@ _FAMILIES = {
     "mlp": Style("#7a7a7a", "s", "square"),
     "local": Style("#e69f00", "^", "triangle"),
     "cnn": Style("#0072b2", "o", "circle"),
-    "neighborhood": Style("#56b4e9", "v", "inverted_triangle"),
     "attention": Style("#d55e00", "D", "diamond"),
     "hybrid": Style("#009e73", "h", "hex"),
+    "graph_conv": Style("#56b4e9", "v", "inverted_triangle"),
+    "graph_attention": Style("#cc79a7", "*", "star"),
 }
 # For other names: Tol's muted palette, whose 9 colours and 5 markers give 45 looks.
 _COLOURS = (
@@ -45,23 +48,52 @@ _MARKERS = (
     ("^", "triangle"),
     ("D", "diamond"),
 )
+# For windows, which have the colour of their family: the smallest window has the first marker.
+_WINDOWS = (
+    ("^", "triangle"),
+    ("s", "square"),
+    ("v", "inverted_triangle"),
+    ("*", "star"),
+    ("P", "plus"),
+    ("h", "hex"),
+)
 
 
 def styles(models: Sequence[str]) -> dict[str, Style]:
     """The look of each model: fixed for the known families, by position for other names.
 
+    A window keeps the colour of its family; its marker is that of the window in every family.
+
     >>> styles(["cnn", "mine"])["mine"]
     Style(colour='#332288', marker='*', glyph='star')
+    >>> styles(["cnn:9", "cnn:33"])["cnn:33"]
+    Style(colour='#0072b2', marker='s', glyph='square')
     """
-    found, others = {}, 0
-    for model in models:
-        if model in _FAMILIES:
-            found[model] = _FAMILIES[model]
+    parts = [parted(model) for model in models]
+    others = list(dict.fromkeys(family for family, _ in parts if family not in _FAMILIES))
+    windows = sorted({window for _, window in parts if window is not None})
+    found = {}
+    for model, (family, window) in zip(models, parts, strict=True):
+        if family in _FAMILIES:
+            look = _FAMILIES[family]
         else:
-            colour = _COLOURS[others % len(_COLOURS)]
-            found[model] = Style(colour, *_MARKERS[others % len(_MARKERS)])
-            others += 1
+            place = others.index(family)
+            colour = _COLOURS[place % len(_COLOURS)]
+            look = Style(colour, *_MARKERS[place % len(_MARKERS)])
+        if window is not None:
+            look = Style(look.colour, *_WINDOWS[windows.index(window) % len(_WINDOWS)])
+        found[model] = look
     return found
+
+
+def parted(model: str) -> tuple[str, int | None]:
+    """The family of a model, and its window where it has one.
+
+    >>> parted("cnn:33"), parted("graph_conv")
+    (('cnn', 33), ('graph_conv', None))
+    """
+    family, _, window = model.partition(":")
+    return (family, int(window)) if window.isdecimal() else (model, None)
 
 
 def models(summary: Summary) -> list[str]:
@@ -82,6 +114,21 @@ def cells_at(summary: Summary, train_size: int) -> list[Row]:
 def comparisons_at(summary: Summary, train_size: int) -> list[Row]:
     """The comparisons of a train size."""
     return [row for row in summary["comparisons"] if row["train_size"] == train_size]
+
+
+def by_window(summary: Summary) -> dict[str, list[Row]]:
+    """The families with windows: their cells at the largest train size, the smallest window first.
+
+    The cell without a window is the last. There are none where no family has two windows.
+    """
+    cells = cells_at(summary, train_sizes(summary)[-1])
+    parts = {cell["model"]: parted(cell["model"]) for cell in cells}
+    windows = {model: window for model, (_, window) in parts.items() if window is not None}
+    families = collections.Counter(parts[model][0] for model in windows)
+    if max(families.values(), default=0) < 2:
+        return {}
+    order = sorted(cells, key=lambda cell: windows.get(cell["model"], math.inf))
+    return {name: [cell for cell in order if parts[cell["model"]][0] == name] for name in families}
 
 
 def title(summary: Summary, longest: int = 60) -> str:
@@ -130,6 +177,15 @@ def reversed_interval(interval: Row) -> dict[str, float]:
         "low": -interval["high"],
         "high": -interval["low"],
     }
+
+
+def unit(summary: Summary) -> str:
+    """What stands after a score: the metric is named where it is not the usual one.
+
+    >>> unit({"metric": "accuracy"}), unit({"metric": "exact match"})
+    (' %', ' % exact match')
+    """
+    return " %" if summary["metric"] == "accuracy" else f" % {summary['metric']}"
 
 
 def count(number: Number) -> str:

@@ -87,11 +87,11 @@ def load(
 
 
 def _read(name: str, data_dir: str | os.PathLike[str] | None, fields: Sequence[str] | None) -> Raw:
-    if name in embedded.SOURCES:
-        return embedded.SOURCES[name]()
     root = None if data_dir is None else Path(os.path.expanduser(data_dir))
     if root is not None and not root.is_dir():
         raise UsageError(f"data_dir={str(root)!r}: there is no such folder{_near(root)}")
+    if name in embedded.SOURCES:
+        return embedded.SOURCES[name]()
     prepared = None if root is None else tfds.find(name, root)
     if prepared is not None:
         return tfds.read(name, prepared, fields)

@@ -2,7 +2,18 @@
 
 import pytest
 
-ALONE = {"seeds": 5, "edge": (), "match": "params", "params": {}, "name": "digits", "test": 360}
+ALONE = {
+    "seeds": 5,
+    "edge": (),
+    "match": "params",
+    "params": {},
+    "name": "digits",
+    "test": 360,
+    "example": "image 8 x 8 x 1: one of 10",
+    "output": "label",
+    "vocabulary": None,
+    "config": {},
+}
 
 
 def interval(estimate, low, high):
@@ -40,6 +51,9 @@ def summary_of(scores, differences=(), **options):
             "source": "real scans",
             "shape": [8, 8, 1],
             "classes": 10,
+            "example": options["example"],
+            "output": options["output"],
+            "vocabulary": options["vocabulary"],
             "train": 1167,
             "validation": 270,
             "test": options["test"],
@@ -53,10 +67,14 @@ def summary_of(scores, differences=(), **options):
             "learning_rates": [0.001, 0.003, 0.01],
             "match": options["match"],
             "budget": 20000,
+            "vectors": None,
+            "fields": None,
+            "hold_out": None,
+            **options["config"],
         },
         "environment": {"python": "3.11.7", "device": "cpu: AMD EPYC, 2 cores"},
         "seconds": 183.2,
-        "metric": "accuracy",
+        "metric": "exact match" if options["output"] == "sequence" else "accuracy",
         "confidence": 0.95,
         "cells": cells,
         "comparisons": [
@@ -89,6 +107,30 @@ def twelve_models():
     return summary_of(scores, pairs)
 
 
+def windows():
+    """Two families by their windows, the whole of one of them too, and one without any."""
+    models = ("mlp", "cnn:9", "cnn:17", "cnn:33", "attention:9", "attention:17", "attention")
+    estimates = (0.857, 0.91, 0.934, 0.938, 0.905, 0.929, 0.94)
+    scores, differences = {}, []
+    for size, lower in ((1000, 0.07), (12543, 0.0)):
+        for model, estimate in zip(models, estimates, strict=True):
+            middle = estimate - lower
+            scores[model, size] = (middle, middle - 0.006, middle + 0.005)
+        for i, a in enumerate(models):
+            for j, b in list(enumerate(models))[i + 1 :]:
+                middle = estimates[i] - estimates[j]
+                differences.append((size, a, b, (middle, middle - 0.008, middle + 0.008)))
+    return summary_of(
+        scores,
+        differences,
+        name="universal_dependencies/en_ewt:1.0.1",
+        test=2077,
+        example="up to 160 tokens of 11004: each of 18",
+        output="labels",
+        vocabulary=11004,
+    )
+
+
 ODD = {
     "one size, one model, one seed": summary_of({("cnn", 1167): (0.9, 0.8, 0.95)}, seeds=1),
     "all wrong, all right": summary_of(
@@ -96,6 +138,7 @@ ODD = {
         [(10, "mlp", "cnn", (-1.0, -1.0, -0.99))],
     ),
     "twelve unknown families": twelve_models(),
+    "windows": windows(),
     "long name": summary_of({("cnn", 60000): (0.9, 0.8, 0.95)}, name="/a/path/" + 90 * "long_"),
 }
 
@@ -122,6 +165,11 @@ def summary():
         ],
         edge=[("mlp", 100)],
     )
+
+
+@pytest.fixture
+def windowed():
+    return windows()
 
 
 @pytest.fixture(params=ODD, ids=list(ODD))

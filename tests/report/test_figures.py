@@ -115,5 +115,58 @@ def test_one_look_for_a_family_everywhere():
     assert alone["cnn"] == together["cnn"]
     many = values.styles([f"family_{i}" for i in range(20)])
     assert len(set(many.values())) == 20, "colour and marker together tell twenty names apart"
-    for look in values.styles(["mlp", "local", "cnn", "neighborhood", "attention"]).values():
-        assert re.fullmatch(r"#[0-9a-f]{6}", look.colour)
+    known = ["mlp", "local", "cnn", "attention", "hybrid", "graph_conv", "graph_attention"]
+    colours = {look.colour for look in values.styles(known).values()}
+    assert len(colours) == len(known)
+    assert all(re.fullmatch(r"#[0-9a-f]{6}", colour) for colour in colours)
+
+
+def test_a_window_has_the_colour_of_its_family_and_a_marker_of_its_own():
+    sizes = (9, 17, 33, 65, 129, 257)
+    families = ("cnn", "attention")
+    names = [*families, *(f"{name}:{size}" for name in families for size in sizes)]
+    looks = values.styles(names)
+    assert len(set(looks.values())) == len(names)
+    for family in families:
+        colours = {looks[name].colour for name in names if name.startswith(family)}
+        assert colours == {values.styles([family])[family].colour}
+    for size in sizes:
+        assert looks[f"cnn:{size}"].marker == looks[f"attention:{size}"].marker
+    assert values.styles(["mine:9"])["mine:9"].colour == values.styles(["mine"])["mine"].colour
+    assert values.styles(["a:b"])["a:b"] == values.styles(["mine"])["mine"], "no window but a name"
+
+
+def test_scores_by_window(windowed, tmp_path):
+    written = {path.stem: path for path in figures.write(windowed, tmp_path)}
+    words = texts(written["accuracy_by_window"])
+    labels = ["9", "17", "33", "attention"]
+    assert [word for word in words if word in labels] == [*labels, "attention"], "ticks, legend"
+    assert "universal_dependencies/en_ewt:1.0.1, 12,543 training examples" in words
+    assert "mlp" not in words
+
+    (axes,) = figures.by_window(windowed).axes
+    lines = [container.lines[0] for container in axes.containers]
+    assert [line.get_linestyle() for line in lines] == ["-", "-", "None"]
+    assert [line.get_ydata().tolist() for line in lines] == [
+        pytest.approx([91.0, 93.4, 93.8]),
+        pytest.approx([90.5, 92.9]),
+        pytest.approx([94.0]),
+    ]
+    cnn, attention, whole = (line.get_xdata().tolist() for line in lines)
+    assert [round(x) for x in (*cnn, *attention)] == [9, 17, 32, 9, 17]
+    assert all(a < b for a, b in zip(cnn, attention, strict=False)), "side by side"
+    assert whole[0] >= 66, "without a window: to the right, away from the largest"
+
+
+def test_windows_are_drawn_where_a_family_has_two(make_summary):
+    one = {(name, 10): (0.5, 0.4, 0.6) for name in ("cnn:9", "attention:9", "attention")}
+    assert values.by_window(make_summary(one)) == {}
+    two = make_summary({("cnn:33", 10): (0.6, 0.5, 0.7), ("cnn:9", 10): (0.5, 0.4, 0.6), **one})
+    families = values.by_window(two)
+    assert {name: [cell["model"] for cell in cells] for name, cells in families.items()} == {
+        "cnn": ["cnn:9", "cnn:33"],
+        "attention": ["attention:9", "attention"],
+    }
+    places, labels = figures.window_places(families)
+    assert labels == {9.0: "9", 33.0: "33", places["attention"]: "attention"}
+    assert places["cnn:9"] < 9 < places["attention:9"] < places["cnn:33"] < places["attention"]

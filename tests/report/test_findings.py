@@ -140,3 +140,66 @@ def test_one_model_alone(make_summary):
         "At 1167 training examples cnn scored 90.0 % [80.0, 95.0]; "
         "it was run alone, so nothing is compared."
     )
+
+
+def questions(summary):
+    return [finding for finding in findings(summary) if finding.startswith("Convolution or self")]
+
+
+def test_windows_are_compared_at_equal_windows(windowed):
+    nine, seventeen = questions(windowed)
+    assert nine == (
+        "Convolution or self-attention with a window of 9 positions: at 12,543 training examples "
+        "not established, cnn:9 against attention:9 (+0.50 points [-0.30, 1.30]); at 1000 training "
+        "examples not established, cnn:9 against attention:9 (+0.50 points [-0.30, 1.30])."
+    )
+    assert seventeen.startswith("Convolution or self-attention with a window of 17 positions: at")
+
+
+def test_the_question_on_a_graph_and_where_nothing_answers_it(make_summary):
+    pairs = {"graph_conv": 0.8, "graph_attention": 0.7, "attention": 0.6, "cnn:9": 0.5}
+    summary = make_summary(
+        {(model, 10): (score, score, score) for model, score in pairs.items()},
+        [
+            (10, "graph_conv", "graph_attention", (0.1, 0.05, 0.15)),
+            (10, "attention", "cnn:9", (0.1, 0.05, 0.15)),
+        ],
+    )
+    assert questions(summary) == [
+        "Convolution or self-attention: at 10 training examples graph_conv is ahead of "
+        "graph_attention by 10.0 points [5.0, 15.0]."
+    ]
+
+
+def test_exact_match_is_named(make_summary):
+    alone = make_summary({("cnn", 10): (0.9, 0.8, 0.95)}, output="sequence")
+    assert findings(alone)[0].startswith(
+        "At 10 training examples cnn scored 90.0 % exact match [80.0, 95.0]; it was run alone"
+    )
+    two = make_summary(
+        {("cnn", 10): (0.9, 0.8, 0.95), ("attention", 10): (0.5, 0.4, 0.6)},
+        [(10, "cnn", "attention", (0.4, 0.3, 0.5))],
+        output="sequence",
+    )
+    assert found(two, "At 10").startswith(
+        "At 10 training examples cnn scored highest: 90.0 % exact match [80.0, 95.0]."
+    )
+
+
+def test_what_is_known_from_elsewhere_stands_before_the_warnings(make_summary):
+    def of(name, **config):
+        scores = {("cnn", 10): (0.9, 0.8, 0.95)}
+        return findings(make_summary(scores, name=name, seeds=1, config=config))
+
+    for name in ("scan/length", "scan/length:1.1.1"):
+        _, known, warning = of(name)
+        assert known.startswith("Published: 20.8 % exact match")
+        assert "Lake and Baroni 2018" in known
+        assert warning.startswith("One seed only")
+    assert "99.8 %" in of("scan/simple")[1]
+    assert "1.2 %" in of("scan/addprim_jump")[1]
+    assert "76.1 % accuracy" in of("rt_polarity")[1]
+    assert "85.7 % accuracy" in of("universal_dependencies/en_ewt")[1]
+    assert len(of("scan")) == len(of("digits")) == 2
+    assert len(of("universal_dependencies/en_ewt", fields=["tokens", "xpos"])) == 2, "other tags"
+    assert len(of("rt_polarity", hold_out="a")) == 2, "another test split"

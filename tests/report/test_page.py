@@ -72,7 +72,7 @@ def test_the_page_says_what_was_found_and_holds_every_number(summary):
         assert drawn == [header, *rows]
     assert every[5][:4] == ["1167", "cnn", "98.9 [98.0, 99.5]", "98.9 98.9 98.9 98.9 98.9"]
     assert every[5][-4:] == ["20,011", "2,469,134", "600", "2.9"]
-    assert ["one example", "8 x 8 x 1, one of 10 classes"] in about
+    assert ["one example", "image 8 x 8 x 1: one of 10"] in about
     assert ["learning_rates", "0.001,0.003,0.01"] in config
     assert ["device", "cpu: AMD EPYC, 2 cores"] in environment
 
@@ -126,3 +126,24 @@ def test_plots_hold_the_numbers(summary):
     assert scatter["estimate"] == pytest.approx([-1.9, -1.7, 0.2])
     assert scatter["verdict"] == ["established", "established", "not established"]
     assert scatter["fill"][2] == "white"
+
+
+def test_scores_by_window_follow_the_costs(windowed, summary):
+    words = "".join(Reader(page.html(windowed)).words)
+    heading = "Scores against the window, 12,543 training examples"
+    assert words.index("Scores against costs") < words.index(heading) < words.index("Differences")
+    assert "Scores against the window" not in "".join(Reader(page.html(summary)).words)
+    assert "Baseline: 85.7 % accuracy" in words
+
+    plot = plots.plots(windowed)["by_window"]
+    (ticks,) = {tuple(axis.ticker.ticks) for axis in plot.xaxis}
+    (labels,) = (axis.major_label_overrides for axis in plot.xaxis)
+    assert [labels[tick] for tick in ticks] == ["9", "17", "33", "attention"]
+    lines = [r for r in plot.renderers if type(r.glyph).__name__ == "Line"]
+    assert [line.data_source.data["model"] for line in lines] == [
+        ["cnn:9", "cnn:17", "cnn:33"],
+        ["attention:9", "attention:17"],
+    ]
+    points = [r.data_source.data for r in plot.renderers if type(r.glyph).__name__ == "Scatter"]
+    assert points[1]["model"] == ["attention:9", "attention:17", "attention"]
+    assert points[1]["y"] == pytest.approx([90.5, 92.9, 94.0])

@@ -77,3 +77,25 @@ def test_markup_in_a_name_stays_text(make_summary):
     written = text.markdown(make_summary({("cnn", 10): (0.5, 0.4, 0.6)}, name=name))
     title = written.splitlines()[0]
     assert title == r"# \<script\>a\|b\*c\_d\`e\#f \</script\> [g\](h)"
+
+
+def test_markdown_says_what_the_metric_is(make_summary):
+    def of(output, **options):
+        written = text.markdown(
+            make_summary({("cnn", 10): (0.5, 0.4, 0.6)}, output=output, **options)
+        )
+        return written.replace("\\", "")
+
+    label, labels, sequence = of("label"), of("labels", vocabulary=99), of("sequence", vocabulary=9)
+    assert "Scores are accuracy on the test split, in percent, averaged over seeds." in label
+    assert "Scores are accuracy over all test vectors that have a label, in percent" in labels
+    assert "a sequence counts where the whole of it is right, its length included." in sequence
+    dependent = "the labels of one example do not count as independent"
+    assert [dependent in written for written in (label, labels, sequence)] == [False, True, False]
+    table = "Parameters do not count the table of token embeddings, the same for all families."
+    assert [table in written for written in (label, labels, sequence)] == [False, True, True]
+    assert table not in of("label", vocabulary=99, config={"vectors": "one_hot"})
+
+
+def test_what_is_known_of_the_task_is_written_everywhere_once(windowed):
+    assert text.markdown(windowed).count("- Baseline: 85.7 % accuracy") == 1
