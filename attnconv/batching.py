@@ -36,7 +36,7 @@ def order(
       lengths: of each of `examples`.
 
     >>> order(np.arange(4), steps=2, batch=2, seed=0).tolist()
-    [[0, 2], [3, 1]]
+    [[2, 1], [0, 3]]
     """
     rng = np.random.default_rng([seed, 2])  # apart from the draws of splits and subsets
     passes = [rng.permutation(len(examples)) for _ in range(-(-steps * batch // len(examples)))]

@@ -125,14 +125,17 @@ def defaults(spec: Spec) -> Defaults:
     return Defaults(30_000, (0.003, 0.01, 0.03), 30)
 
 
-def completed(config: Config, spec: Spec) -> Config:
-    """With the default of what is not asked for, but the steps, which depend on the train size."""
+def completed(config: Config, spec: Spec, *, search: bool = True) -> Config:
+    """With the default of what is not asked for, but the steps, which depend on the train size.
+
+    Without a search of learning rates the default is the middle of their grid.
+    """
     default = defaults(spec)
     names = config.models or tuple(models.fitting(spec))
     budget = config.budget
     if config.match == "params" and budget is None:
         budget = common_budget(names, spec, default.params)
-    rates = config.learning_rates or default.learning_rates
+    rates = config.learning_rates or default.learning_rates[slice(None) if search else slice(1, 2)]
     return dataclasses.replace(config, models=names, learning_rates=rates, budget=budget)
 
 
@@ -176,6 +179,7 @@ def run(
     out: Path,
     *,
     keep: bool = True,
+    search: bool = True,
     train_runs: Trainer = runs.train_all,
     on_start: Callable[[list[Cell], list[Cell]], None] = lambda cells, finished: None,
     on_steps: Callable[[Cell, int], None] = lambda cell, steps: None,
@@ -187,6 +191,7 @@ def run(
       config: what to compare.
       out: the folder of the results.
       keep: whether to keep what is finished in `out`, or to start again.
+      search: whether learning rates that are not given are a grid, or the middle of it.
       train_runs: how the runs of a cell are trained; has the signature of `runs.train_all`.
       on_start: is given all cells and those that are finished.
       on_steps: is told a cell and how many steps of it were done.
@@ -196,7 +201,7 @@ def run(
       UsageError: what cannot be served, before anything is trained; a loss that is not finite.
     """
     task = load(config)
-    config = completed(config, task.spec)
+    config = completed(config, task.spec, search=search)
     cells = plan(config, task)
     results.claim(out, identity(config, task))
     if not keep:

@@ -20,7 +20,11 @@ from experiments import common
 
 flags.DEFINE_string("model", "cnn", f"The family: {', '.join(models.FAMILIES)}.")
 flags.DEFINE_string("train_size", "all", "How many training examples, or all.")
-flags.DEFINE_float("learning_rate", 0.01, "Peak of the schedule.")
+flags.DEFINE_float(
+    "learning_rate",
+    None,
+    "Peak of the schedule. Default: 0.01, 0.003 for text, 0.001 to write sequences.",
+)
 flags.DEFINE_integer(
     "checkpoint_every",
     None,
@@ -51,15 +55,16 @@ def main() -> None:
     every = FLAGS.checkpoint_every
     if every is not None and every < 1:
         raise UsageError(f"checkpoint_every={every}: expected a positive number")
-    if not 0 < FLAGS.learning_rate < float("inf"):
-        raise UsageError(f"learning_rate={FLAGS.learning_rate}: expected a positive finite number")
+    rate = FLAGS.learning_rate
+    if rate is not None and not 0 < rate < float("inf"):
+        raise UsageError(f"learning_rate={rate}: expected a positive finite number")
     config = study.Config(
         task=FLAGS.task,
         data_dir=FLAGS.data_dir,
         models=(FLAGS.model,),
         train_sizes=common.train_sizes("train_size", [FLAGS.train_size]),
         seeds=1,
-        learning_rates=(FLAGS.learning_rate,),
+        learning_rates=() if rate is None else (rate,),
         match="none",
         steps=FLAGS.steps,
         seed=FLAGS.seed,
@@ -67,7 +72,7 @@ def main() -> None:
     )
     out = common.out_folder("train")
     trainer = functools.partial(train_runs, out=out, every=every)
-    common.run_study(config, out, keep=FLAGS.resume, train_runs=trainer)
+    common.run_study(config, out, keep=FLAGS.resume, search=False, train_runs=trainer)
 
 
 if __name__ == "__main__":

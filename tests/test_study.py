@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from attnconv import results, runs, study, tasks
+from attnconv import models, results, runs, study, tasks
 from attnconv.errors import UsageError
+from attnconv.spec import Graph, Spec
 
 CONFIG = study.Config(
     task="digits",
@@ -166,4 +167,222 @@ def test_a_configuration_without_sense_is_refused(changes, message):
 def test_what_cannot_be_built_is_refused_before_training(changes, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         study.run(dataclasses.replace(CONFIG, **changes), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def colours(rng):
+    """A text whose label is the colour that it names."""
+    label = rng.choice(["red", "blue"])
+    words = [*rng.choice(["a", "the", "big", "is"], rng.integers(1, 6)), label]
+    return {"text": " ".join(rng.permutation(words)), "label": str(label)}
+
+
+def cases(rng):
+    """A label for each token: what is in capitals, mostly; none for "?"."""
+    tokens = rng.choice(["go", "GO", "on", "ON", "?"], rng.integers(1, 9)).tolist()
+    of = [-1 if t == "?" else int(t.isupper() != (rng.random() < 0.2)) for t in tokens]
+    return {"tokens": tokens, "labels": of}
+
+
+def answers(rng):
+    """One answer to most questions, a longer one to the others."""
+    source = rng.choice(["p", "q", "r"], rng.integers(1, 5)).tolist()
+    return {"source": source, "target": "yes" if rng.random() < 0.7 else "no no"}
+
+
+KINDS = {
+    "label": (colours, ("mlp",), "accuracy"),
+    "labels": (cases, ("mlp", "cnn:9"), "accuracy"),
+    "sequence": (answers, ("cnn",), "exact match"),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind_of_output(request, tmp_path_factory):
+    """A study of a file of the user's own, stopped before its last cell and started again."""
+    output = request.param
+    make, families, _ = KINDS[output]
+    folder = tmp_path_factory.mktemp(output)
+    rng = np.random.default_rng(0)
+    path = folder / "own.jsonl"
+    path.write_text("".join(json.dumps(make(rng)) + "\n" for _ in range(60)))
+    config = study.Config(
+        task=str(path),
+        models=families,
+        train_sizes=(20, None),
+        seeds=2,
+        learning_rates=(0.01,),
+        match="none",
+        steps=25,
+    )
+    cells = []
+
+    def stop_at_the_last(*args, **kwargs):
+        if len(cells) == 2 * len(families) - 1:
+            raise KeyboardInterrupt
+        return runs.train_all(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        shrink(patch)
+        study.run(
+            config,
+            folder / "out",
+            train_runs=stop_at_the_last,
+            on_finish=lambda cell, rows: cells.append(cell),
+        )
+    stopped = (folder / "out" / "results.jsonl").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        summary = study.run(config, folder / "out", on_finish=lambda cell, rows: cells.append(cell))
+    return output, config, folder / "out", stopped, cells, summary
+
+
+def shrink(patch):
+    """Small models, which compile and train in no time."""
+    for family in (models.FAMILIES["mlp"], models.FAMILIES["cnn"], models.SEQUENCES["cnn"]):
+        patch.setattr(family, "default", models.Size(8, 8))
+
+
+def test_a_study_of_any_output_goes_on_where_it_stopped(kind_of_output):
+    output, config, out, stopped, cells, summary = kind_of_output
+    _, families, metric = KINDS[output]
+    asked = [(size, model) for size in (20, 39) for model in families]
+    assert [(cell.train_size, cell.model) for cell in cells] == asked  # each trained once
+    text = (out / "results.jsonl").read_text()
+    assert stopped.count("\n") == 2 * (len(asked) - 1) and text.startswith(stopped)
+    rows = results.read_rows(out / "results.jsonl")
+    found = [(r["train_size"], r["model"], r["seed"]) for r in rows]
+    assert found == [(*cell, seed) for cell in asked for seed in (0, 1)]
+    assert {r["metric"] for r in rows} == {summary["metric"]} == {metric}
+    assert summary["task"]["output"] == output
+    assert all(r["steps"] == 25 and 0 <= r["test"] <= 1 for r in rows)
+    assert all(0 <= r["validation"] <= 1 and 0 <= r["train"] <= 1 for r in rows)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        again = study.run(config, out, train_runs=refuse)
+    assert again["cells"] == summary["cells"]
+    assert again["comparisons"] == summary["comparisons"]
+
+
+def counted(output, predicted, task):
+    """How many of the labels of each test example are right, and how many there are."""
+    found, of = [], []
+    for guess, label in zip(predicted, task.test.labels, strict=True):
+        if output == "label":
+            found.append(int(guess == label))
+            of.append(1)
+        elif output == "labels":
+            there = [i for i, one in enumerate(label) if one != -1]
+            found.append(sum(int(guess[i] == label[i]) for i in there))
+            of.append(len(there))
+        else:
+            written, wanted = (
+                row.tolist()[: row.tolist().index(0)] if 0 in row else None
+                for row in (guess, label)
+            )
+            found.append(int(written == wanted))
+            of.append(1)
+    return np.array(found), np.array(of)
+
+
+def test_scores_of_any_output_are_those_of_the_stored_predictions(kind_of_output):
+    output, config, out, _, _, summary = kind_of_output
+    task = study.load(config)
+    for cell in summary["cells"]:
+        path = results.predictions_path(out, cell["model"], cell["train_size"])
+        predicted = np.load(path)
+        assert predicted.shape == (2, *task.test.labels.shape)
+        counts = [counted(output, each, task) for each in predicted]
+        by_seed = [found.sum() / of.sum() for found, of in counts]
+        assert cell["test_by_seed"] == pytest.approx(by_seed, abs=1e-12)
+        assert cell["test"]["estimate"] == pytest.approx(np.mean(by_seed), abs=1e-12)
+        assert cell["test"]["low"] < cell["test"]["estimate"] < cell["test"]["high"]
+        scores = study.example_scores(task, predicted)
+        assert scores.shape == (2, 12)
+        np.testing.assert_allclose(scores.mean(1), by_seed, atol=1e-12)
+        if output == "labels":
+            # Not the mean over the sentences, in which a short one counts as a long one.
+            each = np.mean([np.mean(found / of) for found, of in counts])
+            assert abs(each - np.mean(by_seed)) > 1e-3
+        else:
+            np.testing.assert_array_equal(scores, [found for found, _ in counts])
+        assert 0.5 < cell["test"]["estimate"] <= 1
+
+
+def test_scores_of_examples_have_the_spread_of_a_ratio_of_sums():
+    """Against the ratio of 4,000 resampled test splits (Efron 1979)."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 30, 150)
+    there = np.arange(30) < lengths[:, None]
+    labels = np.where(there, rng.integers(0, 3, there.shape), -1).astype(np.int32)
+    wrong = rng.random(there.shape) < rng.beta(1, 3, 150)[:, None]  # as whole sentences go
+    predicted = np.where(wrong, (labels + 1) % 3, labels)[None]
+    splits = dict.fromkeys(("train", "validation", "test"), tasks.Split(labels, labels))
+    task = tasks.Task("tags", "here", Spec((30,), 3, "labels", 5), ("a", "b", "c"), **splits)
+    scores = study.example_scores(task, predicted)
+    right = ((predicted[0] == labels) & there).sum(1)
+    assert scores.mean() == pytest.approx(right.sum() / lengths.sum(), abs=1e-12)
+    drawn = rng.integers(0, 150, (4000, 150))
+    ratios = right[drawn].sum(1) / lengths[drawn].sum(1)
+    assert scores.std() / 150**0.5 == pytest.approx(ratios.std(), rel=0.06)
+    # Tokens by themselves would be thought to tell more than they do.
+    share = scores.mean()
+    assert (share * (1 - share) / lengths.sum()) ** 0.5 < 0.6 * ratios.std()
+
+
+IMAGE, TEXT = Spec((8, 8, 1), 3), Spec((9,), 3, vocabulary=7)
+NODE = Spec((4, 2), 3, graph=Graph(np.zeros((4, 2), np.float32), np.zeros((4, 4), bool)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected", "fit"),
+    [
+        (IMAGE, (30_000, (0.003, 0.01, 0.03), 30), ("mlp", "local", "cnn", "attention", "hybrid")),
+        (TEXT, (30_000, (0.001, 0.003, 0.01), 10), ("mlp", "local", "cnn", "attention", "hybrid")),
+        (
+            NODE,
+            (30_000, (0.001, 0.003, 0.01), 30),
+            ("mlp", "attention", *list(models.FAMILIES)[-2:]),
+        ),
+        (
+            dataclasses.replace(TEXT, output="labels"),
+            (100_000, (0.001, 0.003, 0.01), 30),
+            ("mlp", "cnn", "attention", "hybrid"),
+        ),
+        (
+            dataclasses.replace(TEXT, output="sequence", steps=4),
+            (400_000, (0.0003, 0.001, 0.003), 60),
+            ("cnn", "attention"),
+        ),
+    ],
+    ids=["image", "text", "node", "labels", "sequence"],
+)
+def test_what_is_not_asked_for_has_a_default_by_the_kind_of_task(spec, expected, fit):
+    assert study.defaults(spec) == expected
+    config = study.completed(study.Config(task="any"), spec)
+    assert (config.budget, config.learning_rates, config.models) == (*expected[:2], fit)
+    asked = study.Config(task="any", models=("cnn:9",), learning_rates=(0.1,), budget=77)
+    assert study.completed(asked, spec) == asked
+    assert (
+        study.completed(dataclasses.replace(asked, match="none", budget=None), spec).budget is None
+    )
+
+
+def test_steps_grow_with_the_root_of_the_examples():
+    config = study.Config(task="digits", models=("mlp",), train_sizes=(100, None), budget=2_000)
+    cells = study.plan(config, tasks.load("digits"))
+    assert [(c.train_size, c.steps) for c in cells] == [(100, 300), (1167, round(30 * 1167**0.5))]
+
+
+def test_a_window_that_cannot_be_is_refused_before_training(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rng = np.random.default_rng(0)
+    path.write_text("".join(json.dumps(cases(rng)) + "\n" for _ in range(30)))
+    config = study.Config(task=str(path), models=("mlp", "cnn:8"), match="none", steps=1)
+    with pytest.raises(UsageError, match="^model cnn:8: its 4 layers can see 1 or 9 positions"):
+        study.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()

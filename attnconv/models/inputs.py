@@ -36,8 +36,9 @@ class Inputs(nnx.Module):
             return jnp.asarray(spec.graph.features)[None], None
         if spec.vocabulary is not None:
             mask = x != PAD
-            table = jnp.eye(spec.vocabulary) if spec.one_hot else self.embedding[...]
-            x = dropout(table[x], self.rate, rng)
+            one = spec.one_hot
+            x = jax.nn.one_hot(x, spec.vocabulary) if one else self.embedding[...][x]
+            x = dropout(x, self.rate, rng)
         elif spec.padded:
             mask = ~jnp.isnan(x[..., 0])
         return present(x, mask), mask

@@ -47,9 +47,10 @@ def load(
     begins with `./` is always a path.
 
     Official splits are used as they are. A missing validation split is 15 % of the training split
-    (at most 5,000 examples where the test split is official), a missing test split is 20 % of it;
-    both are drawn by `seed`, each class in proportion. Every channel is standardised by its mean
-    and deviation over the whole training split, whatever `train_size`.
+    (at most 5,000 examples where the test split is official), a missing test split is 20 % of it,
+    or each is 10 % where the test split is missing and there are 5,000 examples or more; both are
+    drawn by `seed`, each class in proportion. Every channel is standardised by its mean and
+    deviation over the whole training split, whatever `train_size`.
 
     Args:
       name: an embedded task, a prepared set or a path.

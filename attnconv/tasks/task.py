@@ -156,7 +156,7 @@ def _held_out(raw: Raw, part: str) -> Raw:
     if test.all() or not test.any():
         raise UsageError(
             f"hold_out={part!r}: expected a part of the names of some examples, it is in "
-            f"{test.sum()} of {test.size}; the first is {names[0]!r}"
+            f"{test.sum()} of {test.size}; the first is {str(names[0])!r}"
         )
     inputs, labels = (np.concatenate(parts) for parts in zip(*raw.splits.values(), strict=True))
     splits = {"train": (inputs[~test], labels[~test]), "test": (inputs[test], labels[test])}
@@ -164,7 +164,7 @@ def _held_out(raw: Raw, part: str) -> Raw:
 
 
 def _rows(
-    splits: Mapping[str, Iterable[Sequence[int]]], fill: int
+    splits: Mapping[str, Iterable[Sequence[int] | np.ndarray]], fill: int
 ) -> tuple[dict[str, Int32[np.ndarray, "B T"]], bool]:
     """Numbers of each example in a row, all as long as the longest; whether any are shorter."""
     lists = {split: list(of) for split, of in splits.items()}
