@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare bench test check format env clean
+.PHONY: compare bench test floors check format env clean
 
 compare: env  ## five model families on real scans of digits: a table, a report, figures
 	$(BIN)/python -m experiments.compare --task=digits --train_sizes=100,400,all --out=runs/digits
@@ -12,6 +12,9 @@ bench: env  ## speed and memory of this machine beside other frameworks; docs/be
 
 test: env  ## values, gradients, doctests, command lines
 	$(BIN)/python -m pytest -n 2
+
+floors: env  ## what each kind of task must reach: an hour, with the data of BUILD.md
+	$(BIN)/python -m pytest -s tests/floors.py
 
 check: env  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -21,7 +21,7 @@ compiled = functools.partial(
     jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
 )
 SIZE = Size(width=8, hidden=12)
-T, LONGER = 16, 24
+T, LONGEST = 24, 16  # the room of an example, and the longest of `LENGTHS`
 LENGTHS = np.array([16, 11, 3, 1])
 THERE = np.arange(T) < LENGTHS[:, None]
 CLUB = networkx.convert_node_labels_to_integers(networkx.barbell_graph(4, 5))
@@ -73,9 +73,9 @@ def inputs(kind, length=T, lengths=LENGTHS, seed=0):
     there = np.arange(length) < lengths[:, None]
     rng = np.random.default_rng(seed)
     if kind == "tokens":
-        x = rng.integers(1, 9, (len(lengths), LONGER)).astype(np.int32)[:, :length]
+        x = rng.integers(1, 9, (len(lengths), T)).astype(np.int32)[:, :length]
         return np.where(there, x, 0)
-    x = rng.normal(size=(len(lengths), LONGER, 4)).astype(np.float32)[:, :length]
+    x = rng.normal(size=(len(lengths), T, 4)).astype(np.float32)[:, :length]
     return np.where(there[..., None], x, np.float32(np.nan))
 
 
@@ -87,7 +87,7 @@ def test_an_example_is_scored_by_what_is_in_it(name, kind, output):
     assert expected.shape == ((4, 3) if output == "label" else (4, T, 3))
     assert np.isfinite(expected).all()
     # The others of the batch are other ones, and it stands elsewhere among them.
-    others = inputs(kind, lengths=np.array([2, 16, 16, 9]), seed=1)
+    others = inputs(kind, lengths=np.array([2, T, T, 9]), seed=1)
     found = np.asarray(scores(structure, params, np.stack([x[2], x[1], others[3], others[0]])))
     compared = THERE[[2, 1]] if output == "labels" else np.ones(2, bool)
     np.testing.assert_allclose(
@@ -116,26 +116,55 @@ def test_what_lies_behind_the_end_is_not_read(name, kind, output):
 @pytest.mark.parametrize(
     ("name", "kind", "output", "pooling"),
     [
-        *((*case, "mean") for case in (*LABEL, *LABELS) if case[0] != "local"),
+        *((*case, "mean") for case in (*LABEL, *LABELS)),
         ("cnn", "frames", "label", "max"),
         ("cnn", "tokens", "label", "attention"),
         ("attention", "tokens", "label", "token"),
         ("hybrid", "frames", "label", "token"),
     ],
 )
-def test_more_room_after_the_end_changes_nothing(name, kind, output, pooling):
-    """With the weights of the longer one, as far as the shorter one has such.
-
-    A locally connected net has weights for what is not there too, so it is not among these.
-    """
-    short, shapes = made(name, spec_of(kind, output, T, pooling))
-    long, params = made(name, spec_of(kind, output, LONGER, pooling))
-    cut = jax.tree.map(lambda p, shape: p[tuple(map(slice, shape.shape))], params, shapes)
-    expected = np.asarray(scores(long, params, inputs(kind, LONGER)))
-    found = np.asarray(scores(short, cut, inputs(kind)))
+def test_examples_may_be_cut_to_the_longest_or_the_family_says_no(name, kind, output, pooling):
+    spec = spec_of(kind, output, pooling=pooling)
+    structure, params = made(name, spec)
+    has_weights_for_each_position = output == "label" and name in ("mlp", "local")
+    assert nnx.merge(structure, params).any_length == (not has_weights_for_each_position)
+    if has_weights_for_each_position:
+        return
+    expected = np.asarray(scores(structure, params, inputs(kind)))
+    found = np.asarray(scores(structure, params, inputs(kind, LONGEST)))
     if output == "labels":
-        found, expected = found[THERE], expected[:, :T][THERE]
+        there = THERE[:, :LONGEST]
+        found, expected = found[there], expected[:, :LONGEST][there]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "pooling"),
+    [
+        *((name, "label", "mean") for name in FITTING["label"]),
+        ("attention:5", "labels", "mean"),
+        *((name, "label", "token") for name in ("attention", "hybrid")),
+    ],
+)
+def test_whole_examples_have_the_scores_of_a_task_without_padding(name, output, pooling):
+    padded, whole = (Spec((T, 4), 3, output, padded=p, pooling=pooling) for p in (True, False))
+    x = inputs("frames", lengths=np.array([T, T]))
+    structure, params = made(name, padded)
+    without, _ = made(name, whole)
+    found, expected = scores(structure, params, x), scores(without, params, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [13, 14, 15])
+@pytest.mark.parametrize("name", ["cnn", "hybrid"])
+def test_a_stride_lies_the_same_way_four_positions_further(name, length):
+    structure, params = made(name, spec_of("frames", "label", length + 8))
+    lengths = np.array([length, 11, 2, 5])
+    whole, cut = (
+        scores(structure, params, inputs("frames", width, lengths))
+        for width in (length + 8, length)
+    )
+    np.testing.assert_allclose(cut, whole, rtol=1e-5, atol=1e-5)
 
 
 @compiled
@@ -144,8 +173,7 @@ def slopes(structure, params, x, labels):
         found = nnx.merge(structure, params)(x)
         return train.cross_entropy(found, labels).sum()
 
-    argnums = (0, 1) if jnp.issubdtype(x.dtype, jnp.floating) else 0
-    return jax.grad(loss, argnums=argnums)(params, x)
+    return jax.grad(loss, argnums=(0, 1))(params, x)
 
 
 @pytest.mark.parametrize(("name", "output"), [(c[0], c[2]) for c in (*LABEL, *LABELS)[::2]])
@@ -181,16 +209,16 @@ def influence(structure, params, x):
         ("attention:1", 0),
         ("attention:5", 2),
         ("attention:9", 4),
-        ("attention", LONGER),
-        ("hybrid", LONGER),
+        ("attention", T),
+        ("hybrid", T),
     ],
 )
 def test_a_vector_sees_its_window_and_nothing_else(name, side):
-    structure, params = made(name, spec_of("frames", "labels", LONGER))
-    lengths = np.full(6, LONGER - 3)
-    found = np.asarray(influence(structure, params, inputs("frames", LONGER, lengths)))
-    there = np.arange(LONGER) < LONGER - 3
-    between = np.abs(np.subtract.outer(np.arange(LONGER), np.arange(LONGER)))
+    structure, params = made(name, spec_of("frames", "labels"))
+    lengths = np.full(6, T - 3)
+    found = np.asarray(influence(structure, params, inputs("frames", lengths=lengths)))
+    there = np.arange(T) < T - 3
+    between = np.abs(np.subtract.outer(np.arange(T), np.arange(T)))
     expected = (between <= side) & there
     np.testing.assert_array_equal((found > 1e-7)[there], expected[there])
     assert (found[there][~expected[there]] == 0).all()
@@ -447,7 +475,7 @@ def test_the_table_of_tokens_is_not_counted_but_all_else_is(output):
 @pytest.mark.parametrize(
     ("kind", "budget"),
     [
-        ("text", 10_000),
+        ("text", 30_000),
         ("text, labels", 5_000),
         ("frames", 5_000),
         ("graph", 2_000),

@@ -9,7 +9,6 @@ import optax
 import pytest
 from flax import nnx
 
-from attnconv.decoding import beam
 from attnconv.errors import UsageError
 from attnconv.models.seq2seq import AttentionSeq2Seq, ConvSeq2Seq
 from attnconv.models.size import Size
@@ -143,9 +142,7 @@ def test_greedy_is_a_plain_loop_that_starts_over_for_each_symbol(family):
 @FAMILIES
 def test_beams_have_the_probabilities_of_the_model(family):
     model, x = made(family), sources()
-    common = {"batch": 4, "steps": TOKENS.steps, "first": TOKENS.classes, "end": END}
-    search = jax.jit(lambda model, cache: beam(cache, model.step, beams=4, **common))
-    symbols, values = search(model, start(model, x))
+    symbols, values = jax.jit(lambda model, x: model.search(x, beams=4))(model, x)
     for i in range(4):
         logs = jax.nn.log_softmax(scores(model, x, symbols[:, i]))
         chosen = jnp.take_along_axis(logs, jnp.maximum(symbols[:, i], 0)[..., None], axis=2)[..., 0]

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from attnconv import functional as F
-from attnconv.decoding import greedy
+from attnconv.decoding import beam, greedy
 from attnconv.errors import UsageError
 from attnconv.models.inputs import Inputs, dropout, present
 from attnconv.models.size import Size
@@ -248,6 +248,21 @@ class Seq2Seq(nnx.Module):
         """The sequence that `decoding.greedy` writes for each source: `END`, then -1."""
         cache, first = self.start(self.encode(x)), self.start_symbol
         return greedy(cache, self.step, batch=len(x), steps=self.steps, first=first, end=END)
+
+    def search(
+        self, x: Array, *, beams: int, length_penalty: float = 0.0
+    ) -> tuple[Int[Array, "B {beams} {self.steps}"], Float[Array, "B {beams}"]]:
+        """The best sequences that `decoding.beam` finds for each source, and their values."""
+        return beam(
+            self.start(self.encode(x)),
+            self.step,
+            batch=len(x),
+            steps=self.steps,
+            first=self.start_symbol,
+            end=END,
+            beams=beams,
+            length_penalty=length_penalty,
+        )
 
 
 class AttentionSeq2Seq(Seq2Seq):
