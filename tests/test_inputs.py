@@ -238,7 +238,7 @@ def test_inputs_and_scores_are_dropped_apart():
 @pytest.mark.parametrize("name", ["mlp", "local", "cnn"])
 def test_a_class_token_needs_attention(name):
     spec = Spec((16, 4), 3, pooling="token")
-    message = f"^pooling=token: {name} has no vector that looks at all others; expected mean, max"
+    message = f"^model {name}: it has no vector that looks at all others, for pooling=token"
     with pytest.raises(UsageError, match=message):
         models.shapes(name, spec, Size(8, 8))
 
@@ -258,7 +258,7 @@ def test_a_class_token_is_one_more_vector(name):
 
 @pytest.mark.parametrize("name", ["cnn", "attention", "hybrid"])
 def test_an_unknown_pooling_is_refused(name):
-    with pytest.raises(UsageError, match=r"^pooling=sum: expected one of mean, max, attention, to"):
+    with pytest.raises(UsageError, match=r"expected pooling by mean, max, attention, token, got 'sum'"):
         models.shapes(name, Spec((16, 4), 3, pooling="sum"), Size(8, 8))
 
 

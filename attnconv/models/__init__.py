@@ -10,7 +10,7 @@ from attnconv.models.cnn import CNN
 from attnconv.models.cost import flops, parameters
 from attnconv.models.graph import GraphAttention, GraphConv
 from attnconv.models.hybrid import Hybrid
-from attnconv.models.inputs import POOLINGS
+from attnconv.models.inputs import POOLINGS, pooled
 from attnconv.models.local import Local
 from attnconv.models.mlp import MLP
 from attnconv.models.seq2seq import AttentionSeq2Seq, ConvSeq2Seq
@@ -62,6 +62,10 @@ def refusal(name: str, spec: Spec) -> str | None:
     'it writes no sequence; cnn and attention do'
     """
     base, colon, window = name.partition(":")
+    if spec.pooling not in POOLINGS:
+        return f"expected pooling by {', '.join(POOLINGS)}, got {spec.pooling!r}"
+    if spec.pooling == "token" and pooled(spec) and base not in ("attention", "hybrid"):
+        return "it has no vector that looks at all others, for pooling=token"
     if spec.output == "sequence":
         if base not in SEQUENCES:
             return f"it writes no sequence; {' and '.join(SEQUENCES)} do"

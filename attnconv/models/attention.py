@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
 from attnconv import functional as F
-from attnconv.models.inputs import Head, Inputs, check_pooling, per_layer, pooled, vectors
+from attnconv.models.inputs import Head, Inputs, per_layer, pooled, vectors
 from attnconv.models.size import Size
 from attnconv.nn import Conv, EncoderBlock, PositionEmbedding
 from attnconv.spec import Spec
@@ -36,7 +36,6 @@ class Encoder(nnx.Module):
         window: int | None = None,
         rngs: nnx.Rngs,
     ):
-        check_pooling("attention", spec, token=True)
         token = pooled(spec) and spec.pooling == "token"
         self.token = nnx.Param(jnp.zeros((1, 1, features))) if token else None
         count += int(token)

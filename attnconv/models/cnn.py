@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from attnconv.models.inputs import Head, Inputs, check_pooling, per_layer, present
+from attnconv.models.inputs import Head, Inputs, per_layer, present
 from attnconv.models.size import Size, stage_count
 from attnconv.nn import Conv, he_normal
 from attnconv.spec import Spec
@@ -27,7 +27,6 @@ class CNN(nnx.Module):
     any_length = True
 
     def __init__(self, spec: Spec, size: Size, *, window: int | None = None, rngs: nnx.Rngs):
-        check_pooling("cnn", spec, token=False)
         self.inputs = Inputs(spec, rngs=rngs)
         self.whole = spec.output == "labels"
         if self.whole:

@@ -124,16 +124,6 @@ def present(x: Float[Array, "B *grid C"], mask: Bool[Array, "B *grid"] | None) -
     return x if mask is None else jnp.where(mask[..., None], x, 0)
 
 
-def check_pooling(family: str, spec: Spec, *, token: bool) -> None:
-    if spec.pooling not in POOLINGS:
-        raise UsageError(f"pooling={spec.pooling}: expected one of {', '.join(POOLINGS)}")
-    if spec.pooling == "token" and not token and pooled(spec):
-        raise UsageError(
-            f"pooling=token: {family} has no vector that looks at all others; expected mean, max "
-            "or attention"
-        )
-
-
 def per_layer(family: str, window: int, layers: int) -> int:
     """The extent of a layer's window, so that after all layers a vector sees `window` positions.
 

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from attnconv.models.inputs import Head, Inputs, check_pooling
+from attnconv.models.inputs import Head, Inputs
 from attnconv.models.size import Size, stage_count
 from attnconv.nn import LocallyConnected, he_normal
 from attnconv.spec import Spec
@@ -21,7 +21,6 @@ class Local(nnx.Module):
     any_length = False
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
-        check_pooling("local", spec, token=False)
         self.inputs = Inputs(spec, rngs=rngs)
         window = (3,) * len(spec.grid)
         grid, channels, features = spec.grid, spec.channels, size.width

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
-from attnconv.models.inputs import Head, Inputs, check_pooling, pooled
+from attnconv.models.inputs import Head, Inputs, pooled
 from attnconv.models.size import Size
 from attnconv.nn import he_normal
 from attnconv.spec import Spec
@@ -19,8 +19,6 @@ class MLP(nnx.Module):
     default = Size(width=128, hidden=128)
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
-        if pooled(spec) and spec.pooling != "mean":
-            check_pooling("mlp", spec, token=False)
         self.whole = pooled(spec)
         self.any_length = not self.whole
         self.inputs = Inputs(spec, rngs=rngs)

@@ -67,8 +67,8 @@ def load(
       UsageError: if there is no such task, its data cannot be used, or it is too small.
 
     >>> task = load("digits", train_size=100)
-    >>> task.spec
-    Spec(shape=(8, 8, 1), classes=10)
+    >>> task.spec.describe()
+    'image 8 x 8 x 1: one of 10'
     >>> [len(split.labels) for split in (task.train, task.validation, task.test)]
     [100, 270, 360]
     """

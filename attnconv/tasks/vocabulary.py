@@ -30,7 +30,7 @@ class Vocabulary:
 
     >>> words = Vocabulary(["the cat sat", "the cat ran", "a dog ran"], "words")
     >>> words.encode("the cow sat"), len(words)
-    ([4, 1, 1], 5)
+    ([5, 2, 2], 6)
     """
 
     def __init__(self, texts: Sequence[str | tuple[str, ...]], cut: Cut):
