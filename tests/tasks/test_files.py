@@ -163,7 +163,7 @@ def test_paths(tmp_path, monkeypatch):
     assert tasks.load(".").name == "digits"
     (tmp_path / "table.csv").write_text("1,2")
     assert refusal(tmp_path / "table.csv") == (
-        "task 'PATH': expected a folder of images or a .npz file"
+        "task 'PATH': expected a folder of images or .wav, a .npz or a .jsonl"
     )
     assert refusal("./nothing") == "task 'PATH': there is no such file or folder"
     assert refusal("nothing.npz") == "task 'PATH': there is no such file or folder"
