@@ -258,7 +258,9 @@ def test_a_class_token_is_one_more_vector(name):
 
 @pytest.mark.parametrize("name", ["cnn", "attention", "hybrid"])
 def test_an_unknown_pooling_is_refused(name):
-    with pytest.raises(UsageError, match=r"expected pooling by mean, max, attention, token, got 'sum'"):
+    with pytest.raises(
+        UsageError, match=r"expected pooling by mean, max, attention, token, got 'sum'"
+    ):
         models.shapes(name, Spec((16, 4), 3, pooling="sum"), Size(8, 8))
 
 

@@ -27,7 +27,7 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 
 CLASSES = ("space", "keyword", "name", "number", "string", "comment", "operator")
 PIECE = 256  # characters
-PIECES = {"train": 2520, "validation": 540, "test": 540}
+PIECES = {"train": 7000, "validation": 1000, "test": 1000}
 
 _SHORTEST = 16  # characters
 _FEWEST = 20  # files

@@ -36,6 +36,9 @@ class Vocabulary:
     def __init__(self, texts: Sequence[str | tuple[str, ...]], cut: Cut):
         self.cut = cut
         self.pairs = _byte_pairs(texts) if cut == "bpe" else None
+        if self.pairs is not None:
+            self.index = _numbered(self.pairs.get_vocab())
+            return
         counts = collections.Counter(piece for text in texts for piece in self.pieces(text))
         if cut != "words":
             self.index = _numbered(counts)

@@ -189,7 +189,7 @@ def test_python_tokens(python_tokens):
     validate(raw)
     assert raw.output == "labels" and raw.class_names == generated.CLASSES
     sizes = {split: len(x) for split, (x, _) in raw.splits.items()}
-    assert sizes == {"train": 2520, "validation": 540, "test": 540}
+    assert sizes == {"train": 7000, "validation": 1000, "test": 1000}
     files = {split: {name.rpartition(":")[0] for name in of} for split, of in raw.names.items()}
     assert not files["train"] & files["test"] and not files["validation"] & files["test"]
     assert not files["train"] & files["validation"]
