@@ -28,7 +28,7 @@ FLOORS = [
     Floor("spoken_digit", "cnn", 0.97, 300),
     Floor("scan/simple", "attention", 0.99, 1200),
     Floor("number_words", "attention", 0.995, 300),
-    Floor("python_tokens", "attention", 0.97, 600),
+    Floor("python_tokens", "cnn:129", 0.97, 600),
     Floor("dtmf", "cnn", 0.99, 120),
     Floor("dtmf", "attention", 0.99, 120),
     Floor("karate", "graph_attention", 30 / 32, 60),
