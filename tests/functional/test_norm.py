@@ -11,6 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnconv import functional as F
+from attnconv.functional import norm
+
+
+@pytest.fixture(autouse=True, params=["derived", "rule"], scope="module")
+def derivative(request):
+    """All tests with the derivative that JAX finds, and with ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(norm, "LARGE", 1 << 60 if request.param == "derived" else 0)
+        jax.clear_caches()  # of what was traced the other way
+        yield
 
 
 def normal(seed, shape, dtype=np.float32):
@@ -160,3 +170,12 @@ def test_errors_name_argument_expected_and_came(ours, oracle, twin):
 def test_groups_must_divide_the_channels(groups):
     with pytest.raises(ValueError, match=f"groups: .* divisor of the 6 channels .*, came {groups}"):
         F.group_norm(jnp.zeros((2, 6)), groups=groups)
+
+
+def test_forward_and_reverse_mode_agree(derivative):
+    x, dx, ct = (normal(seed, (5, 8)) for seed in range(3))
+    _, dy = jax.jvp(F.layer_norm, (x,), (dx,))
+    _, transpose = jax.vjp(F.layer_norm, x)
+    np.testing.assert_allclose((dy * ct).sum(), (transpose(ct)[0] * dx).sum(), rtol=1e-4)
+    hessian = jax.jacfwd(jax.grad(lambda x: (F.layer_norm(x) ** 3).sum()))(x[0])
+    np.testing.assert_allclose(hessian, hessian.T, atol=1e-4)
