@@ -379,7 +379,11 @@ def test_byte_pairs_of_a_text(texts):
     pytest.importorskip("tokenizers")
     task = tasks.load(texts, tokens="bpe")
     assert task.spec.shape == (PLACES,)  # each word became one piece, with and without a space
-    assert task.spec.vocabulary == 2 + len({"one", "zero", " one", " zero"})
+    splits = (task.train, task.validation, task.test)
+    found = np.unique(np.concatenate([split.inputs.ravel() for split in splits]))
+    assert set(found) - {PAD} <= set(range(2, task.spec.vocabulary))
+    assert len(set(found) - {PAD}) == len({"one", "zero", " one", " zero"})
+    assert task.spec.vocabulary >= 2 + 256  # every byte
 
 
 def test_one_hot_changes_what_tokens_are_and_not_which(texts):
