@@ -475,7 +475,6 @@ def test_the_table_of_tokens_is_not_counted_but_all_else_is(output):
 @pytest.mark.parametrize(
     ("kind", "budget"),
     [
-        ("text", 30_000),
         ("text, labels", 5_000),
         ("frames", 5_000),
         ("graph", 2_000),

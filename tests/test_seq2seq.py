@@ -229,7 +229,7 @@ def reversals(rng, count):
     return x, labels
 
 
-@FAMILIES
+@pytest.mark.parametrize("family", [AttentionSeq2Seq], ids=["AttentionSeq2Seq"])
 def test_it_learns_to_reverse(family):
     spec = Spec((5,), 7, output="sequence", vocabulary=8, padded=True, steps=6)
     graph, init = programs(family, spec, Size(width=32, hidden=64))
