@@ -1,0 +1,104 @@
+"""What a study found, as JSON values: everything that the report says."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnconv import environment, results, runs, stats, tasks, train
+from attnconv.config import Cell, Config
+
+METRICS = {"label": "accuracy", "labels": "accuracy", "sequence": "exact match"}
+CONFIDENCE = 0.95
+
+
+def example_scores(task: tasks.Task, predicted: np.ndarray) -> np.ndarray:
+    """A score `[seeds, examples]` of each test example, whose mean is the score of its seed.
+
+    Where an example has several labels, its score is the seed's plus what the example adds to it,
+    `p + (right_i - p n_i) / mean(n)`: the spread of that is the spread of a ratio of sums (Cochran
+    1977, Sampling Techniques, section 6.4), and labels of one example do not count as independent.
+    """
+    found, of = train.right(predicted, task.test.labels, writes=task.spec.output == "sequence")
+    seed = found.sum(1, keepdims=True) / of.sum()
+    return seed + (found - seed * of) / of.mean()
+
+
+def summary(
+    config: Config,
+    task: tasks.Task,
+    cells: Sequence[Cell],
+    rows: Sequence[results.Row],
+    out: Path,
+) -> dict[str, Any]:
+    """Everything that the report says, as JSON values."""
+    scores = {}
+    for cell in cells:
+        predicted = np.load(results.predictions_path(out, cell.model, cell.train_size))
+        scores[cell.model, cell.train_size] = example_scores(task, predicted)
+    intervals = stats.mean_intervals(scores, confidence=CONFIDENCE)
+    pairs = [
+        ((a, size), (b, size))
+        for size in sorted({cell.train_size for cell in cells})
+        for i, a in enumerate(config.models)
+        for b in config.models[i + 1 :]
+    ]
+    comparisons = stats.paired_comparisons(scores, pairs, confidence=CONFIDENCE)
+
+    def cell_summary(cell: Cell) -> dict[str, Any]:
+        mine = [r for r in rows if (r["model"], r["train_size"]) == (cell.model, cell.train_size)]
+        chosen = [r for r in mine if r["test"] is not None]
+        rate = chosen[0]["learning_rate"]
+        ends = min(config.learning_rates), max(config.learning_rates)
+        return {
+            "model": cell.model,
+            "train_size": cell.train_size,
+            "params": cell.params,
+            "flops": cell.flops,
+            "width": cell.size.width,
+            "hidden": cell.size.hidden,
+            "steps": cell.steps,
+            "seeds": config.seeds,
+            "learning_rate": rate,
+            "learning_rate_at_edge": len(config.learning_rates) > 1 and rate in ends,
+            "validation": float(np.mean([r["validation"] for r in chosen])),
+            "train": float(np.mean([r["train"] for r in chosen])),
+            "test": dataclasses.asdict(intervals[cell.model, cell.train_size]),
+            "test_by_seed": [r["test"] for r in chosen],
+            "seconds": float(np.median([r["seconds"] for r in mine])),
+        }
+
+    return {
+        "task": {
+            "name": task.name,
+            "source": task.source,
+            "example": task.spec.describe(),
+            "shape": list(task.spec.shape),
+            "classes": task.spec.classes,
+            "output": task.spec.output,
+            "vocabulary": task.spec.vocabulary,
+            "train": len(task.train.labels),
+            "validation": len(task.validation.labels),
+            "test": len(task.test.labels),
+        },
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "environment": environment.describe(),
+        "seconds": sum(row["seconds"] for row in rows),
+        "runs_at_once": runs.at_once(),
+        "metric": METRICS[task.spec.output],
+        "confidence": CONFIDENCE,
+        "cells": [cell_summary(cell) for cell in cells],
+        "comparisons": [
+            {
+                "train_size": c.a[1],
+                "a": c.a[0],
+                "b": c.b[0],
+                "difference": dataclasses.asdict(c.difference),
+                "established": c.established,
+            }
+            for c in comparisons
+        ],
+    }
