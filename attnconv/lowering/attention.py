@@ -1,24 +1,21 @@
-"""Dot-product attention on a platform, and its derivatives of every order and mode.
+"""Dot-product attention: which form it takes, by the platform and the shapes."""
 
-The gradient computes the weights again, part by part, rather than keep the matrix of them.
-Forward mode, and what is differentiated twice, goes through the reference form, the whole matrix.
-"""
-
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float
 
 from attnconv.lowering import attention_cpu
-from attnconv.lowering.attention_cpu import Fixed, Moving
+from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.choice import note
 from attnconv.lowering.key_blocks import Window
-from attnconv.lowering.linear import alike, linear
+from attnconv.lowering.linear import alike
+from attnconv.lowering.rules import Moving, attend, plain_gradient
 
 # (moving, fixed, is_causal, window) -> y, [B, T, N, K], and the residual, [B, T, N].
 Reference = Callable[[Moving, Fixed, bool, Window], tuple[Array, Array]]
@@ -53,25 +50,64 @@ def form(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[str, str]:
     return "matrix", f"B N T S = {B * N * T * S} scores, {T * S} in a head: few enough"
 
 
-class _Form(NamedTuple):
-    """What is known when a call is traced."""
+@dataclasses.dataclass(frozen=True)  # not tuples, of which two classes may be equal
+class _Whole:
+    """All keys of a query at once: what is known when a call is traced."""
 
     reference: Reference
     is_causal: bool
     window: Window
-    in_blocks: bool
 
-    def plain(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+    def given(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+        """With y in the dtype of the query."""
         return self.reference(moving, fixed, self.is_causal, self.window)
 
-    def unrounded(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
-        """With y in the dtype of sums, as the form in blocks has it."""
-        y, residual = self.plain(moving, fixed)
+    def plain(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+        y, residual = self.given(moving, fixed)
         return y.astype(moving.scale.dtype), residual
 
-    def plain_gradient(self, moving: Moving, fixed: Fixed, ct: Array) -> Moving:
-        (gradient,) = jax.vjp(lambda moving: self.unrounded(moving, fixed)[0], moving)[1](ct)
-        return gradient
+
+@dataclasses.dataclass(frozen=True)
+class _Parts(_Whole):
+    """Some examples at a time, so that their scores stay in the cache."""
+
+    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+        count = _parts(moving)
+        out = lax.map(lambda i: self.plain(*_part((moving, fixed), i, count)), jnp.arange(count))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+    def backward(
+        self, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+    ) -> Moving:
+        count, examples = _parts(moving), len(moving.query)
+
+        def step(i: Array, total: Moving) -> Moving:
+            gradient = plain_gradient(self, *_part((moving, fixed, ct), i, count))
+            return jax.tree.map(
+                lambda t, g: t + g if t.shape == g.shape else t.at[i].set(g), total, gradient
+            )
+
+        def nothing(x: Array) -> Array:
+            shape = (count, -1, *x.shape[1:]) if x.shape[:1] == (examples,) else x.shape
+            return alike(jnp.zeros(x.shape, x.dtype).reshape(shape), x)[0]
+
+        total = lax.fori_loop(0, count, step, jax.tree.map(nothing, moving))
+        return jax.tree.map(lambda t, x: t.reshape(x.shape), total, moving)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks(_Whole):
+    """Some queries of one head at a time."""
+
+    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+        return attention_cpu.forward(moving, fixed, is_causal=self.is_causal, window=self.window)
+
+    def backward(
+        self, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+    ) -> Moving:
+        return attention_cpu.backward(
+            moving, fixed, y, residual, ct, is_causal=self.is_causal, window=self.window
+        )
 
 
 def attention(
@@ -84,70 +120,11 @@ def attention(
     if name == "matrix":
         return reference(moving, fixed, is_causal, window)
     if name == "few":
-        plain = _Form(reference, is_causal, window, False).plain
+        plain = _Whole(reference, is_causal, window).given
         few = functools.partial(_few, plain)
         return lax.platform_dependent(moving, fixed, cpu=few, default=plain)
-    return _compiled(_Form(reference, is_causal, window, name == "blocks"), moving, fixed)
-
-
-@functools.partial(jax.jit, static_argnums=0)  # traced once where calls are outside of `jit`
-def _compiled(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
-    leaves, tree = jax.tree.flatten((moving, fixed))
-    moving, fixed = jax.tree.unflatten(tree, alike(*leaves))
-    y, residual = _attend(form, moving, fixed)
-    return y.astype(moving.query.dtype), residual
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _attend(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
-    cpu = (
-        functools.partial(attention_cpu.forward, is_causal=form.is_causal, window=form.window)
-        if form.in_blocks
-        else functools.partial(_in_parts, form)
-    )
-    return lax.platform_dependent(moving, fixed, cpu=sequential_vmap(cpu), default=form.unrounded)
-
-
-@_attend.defjvp
-def _attend_jvp(form: _Form, primals: Any, tangents: Any) -> Any:
-    moving, fixed = primals
-    y, residual = _attend(form, moving, fixed)
-
-    def tangent(at: Any, along: Moving) -> Array:
-        moving, fixed, *_ = at
-        return jax.jvp(lambda moving: form.unrounded(moving, fixed)[0], (moving,), (along,))[1]
-
-    def gradient(at: Any, ct: Array) -> Moving:
-        return _gradient(form, *at, ct)
-
-    dy = linear(tangent, gradient, (moving, fixed, y, residual), tangents[0])
-    return (y, residual), (dy, jnp.zeros_like(residual))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _gradient(
-    form: _Form, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
-) -> Moving:
-    def plain(moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array) -> Moving:
-        return form.plain_gradient(moving, fixed, ct)
-
-    cpu = (
-        functools.partial(attention_cpu.backward, is_causal=form.is_causal, window=form.window)
-        if form.in_blocks
-        else functools.partial(_gradient_in_parts, form)
-    )
-    args = moving, fixed, y, residual, ct
-    return lax.platform_dependent(*args, cpu=sequential_vmap(cpu), default=plain)
-
-
-@_gradient.defjvp
-def _gradient_jvp(form: _Form, primals: Any, tangents: Any) -> Any:
-    moving, fixed, _, _, ct = primals
-    along, _, _, _, ct_along = tangents
-    _, out = jax.jvp(
-        lambda moving, ct: form.plain_gradient(moving, fixed, ct), (moving, ct), (along, ct_along)
-    )
-    return _gradient(form, *primals), out
+    kind = _Blocks if name == "blocks" else _Parts
+    return attend(kind(reference, is_causal, window), moving, fixed)
 
 
 def _few(
@@ -172,32 +149,6 @@ def _few(
         fixed,
     )
     return jnp.where(own, y.reshape(B, T, N, G, K), 0).sum(axis=3), residual
-
-
-def _in_parts(form: _Form, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
-    """Some examples at a time, so that their scores stay in the cache."""
-    count = _parts(moving)
-    out = lax.map(lambda i: form.unrounded(*_part((moving, fixed), i, count)), jnp.arange(count))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
-
-
-def _gradient_in_parts(
-    form: _Form, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
-) -> Moving:
-    count, examples = _parts(moving), len(moving.query)
-
-    def step(i: Array, total: Moving) -> Moving:
-        gradient = form.plain_gradient(*_part((moving, fixed, ct), i, count))
-        return jax.tree.map(
-            lambda t, g: t + g if t.shape == g.shape else t.at[i].set(g), total, gradient
-        )
-
-    def nothing(x: Array) -> Array:
-        shape = (count, -1, *x.shape[1:]) if x.shape[:1] == (examples,) else x.shape
-        return alike(jnp.zeros(x.shape, x.dtype).reshape(shape), x)[0]
-
-    total = lax.fori_loop(0, count, step, jax.tree.map(nothing, moving))
-    return jax.tree.map(lambda t, x: t.reshape(x.shape), total, moving)
 
 
 def _parts(moving: Moving) -> int:

@@ -14,19 +14,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnconv.lowering.key_blocks import KeyBlocks, Window, block, corner
 from attnconv.lowering.linear import alike
+from attnconv.lowering.rules import Moving
 
 ROWS = 512  # queries in a block, forward; twice as many where all see the same few keys
 ROWS_BACK = 256  # and backward, which holds twice as many numbers
-
-
-class Moving(NamedTuple):
-    """What has a gradient."""
-
-    query: Float[Array, "B T N K"]
-    key: Float[Array, "B S G K"]
-    value: Float[Array, "B S G K"]
-    bias: Float[Array, "#B #N #T #S"] | None
-    scale: Float[Array, ""]
 
 
 class Fixed(NamedTuple):
