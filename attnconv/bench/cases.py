@@ -16,6 +16,7 @@ _MODULES = ("attnconv", "jax", "flax", "equinox", "torch")
 _FUNCTIONS = ("attnconv", "jax", "torch")
 _PEERS = {
     "attention": _FUNCTIONS,
+    "neighborhood": _FUNCTIONS,
     "multi_head": ("attnconv", "flax", "equinox", "torch"),
     "conv": _MODULES,
     "conv_transpose": _FUNCTIONS,
@@ -90,6 +91,16 @@ def _multi_head(name: str, B: int, T: int, N: int, K: int) -> Iterator[Case]:
     return _operator(f"multi-head-{name}", "attention", "multi_head", sizes, arrays)
 
 
+def _neighborhood(
+    name: str, B: int, grid: tuple[int, int], N: int, K: int, *, window: int, **floors: Floors
+) -> Iterator[Case]:
+    """The others attend to all positions under a mask, where their scores fit into memory."""
+    sizes = {"B": B, **dict(zip("HW", grid, strict=True)), "N": N, "K": K, "h": window, "w": window}
+    arrays = dict.fromkeys(("query", "key", "value"), "BHWNK")
+    name = f"neighborhood-{name}"
+    return _operator(name, "attention", "neighborhood", sizes, arrays, **floors, window=window)
+
+
 def _conv(
     name: str,
     image: tuple[int, ...],
@@ -149,6 +160,11 @@ def _long() -> Case:
     return dataclasses.replace(case, peers=("attnconv", "torch"), most_memory=1.5e9)
 
 
+def _alone(found: Iterator[Case]) -> Iterator[Case]:
+    """Ours only: the scores of the others would not fit into memory."""
+    return (dataclasses.replace(case, peers=("attnconv",)) for case in found)
+
+
 _IMAGE, _DEEP = (32, 32, 32, 64), (32, 16, 16, 128)
 _OPERATORS: tuple[Case, ...] = (
     *_attention(
@@ -171,6 +187,9 @@ _OPERATORS: tuple[Case, ...] = (
     *_attention("cross-t256-s2048", 4, 256, S=2048),
     *_attention("decode-s4096", 8, 1, S=4096),
     *_attention("k128", 2, 1024, K=128),
+    *_neighborhood("28x28-w7", 4, (28, 28), 4, 32, window=7),
+    *_neighborhood("56x56-w7", 4, (56, 56), 4, 32, window=7, gradient={"jax": 10}),
+    *_alone(_neighborhood("112x112-w7", 4, (112, 112), 4, 32, window=7)),
     *_multi_head("b32-t64", 32, 64, 4, 16),
     *_multi_head("b4-t1024", 4, 1024, 8, 64),
     *_conv(

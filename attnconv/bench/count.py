@@ -39,6 +39,8 @@ def _products(case: Case, outputs: int) -> int:
     sizes = case.sizes
     if case.operator == "attention":
         return 4 * sizes["N"] * sizes["K"] * _pairs(case)
+    if case.operator == "neighborhood":
+        return 4 * math.prod(sizes.values())
     if case.operator == "multi_head":
         B, T, D, N, K = (sizes[axis] for axis in "BTDNK")
         return 8 * B * T * D * N * K + 4 * B * T * T * N * K

@@ -34,6 +34,18 @@ def _function(function: Callable[..., Any]) -> Callable[[Case], Form]:
     return lambda case: Form(functools.partial(function, **case.options))
 
 
+def _dense_neighborhood(case: Case) -> Form:
+    """Attention of all positions to all under the mask of the windows."""
+    grid = case.shape("query")[1:3]
+    mask = F.neighborhood_bias(grid, **case.options) == 0
+
+    def function(query: Array, key: Array, value: Array) -> Array:
+        q, k, v = (x.reshape(len(x), -1, *x.shape[3:]) for x in (query, key, value))
+        return jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(query.shape)
+
+    return Form(function)
+
+
 def _lax_conv(
     x: Array,
     kernel: Array,
@@ -218,6 +230,7 @@ def _equinox_multi_head(case: Case) -> Form:
 
 _FORMS: dict[tuple[str, str], Callable[[Case], Form]] = {
     ("attnconv", "attention"): _function(F.dot_product_attention),
+    ("attnconv", "neighborhood"): _function(F.neighborhood_attention),
     ("attnconv", "multi_head"): _multi_head("attnconv.nn"),
     ("attnconv", "conv"): _function(F.conv),
     ("attnconv", "conv_transpose"): _function(F.conv_transpose),
@@ -226,6 +239,7 @@ _FORMS: dict[tuple[str, str], Callable[[Case], Form]] = {
     ("attnconv", "layer_norm"): _function(F.layer_norm),
     ("attnconv", "locally_connected"): _function(F.locally_connected),
     ("jax", "attention"): _function(jax.nn.dot_product_attention),
+    ("jax", "neighborhood"): _dense_neighborhood,
     ("jax", "conv"): _function(_lax_conv),
     ("jax", "conv_transpose"): _function(_lax_conv_transpose),
     ("jax", "max_pool"): _function(_lax_max_pool),

@@ -116,6 +116,26 @@ def _attention(case: Case) -> Form:
     return Form(function, axes=dict.fromkeys(("query", "key", "value", "y"), (0, 2, 1, 3)))
 
 
+def _dense_neighborhood(case: Case) -> Form:
+    """SDPA of all positions to all under the mask of the windows, which move inside."""
+    grid, extent = case.shape("query")[1:3], case.options["window"]
+    seen = []
+    for n in grid:
+        first = (torch.arange(n) - extent // 2).clip(0, n - extent)
+        place = torch.arange(n) - first[:, None]
+        seen.append((place >= 0) & (place < extent))
+    rows, columns = seen
+    positions = grid[0] * grid[1]
+    mask = (rows[:, None, :, None] & columns[None, :, None]).reshape(positions, positions)
+
+    def function(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (query, key, value))
+        y = TF.scaled_dot_product_attention(q, k, v, mask)
+        return y.transpose(1, 2).reshape(query.shape)
+
+    return Form(function)
+
+
 def _multi_head(case: Case) -> Form:
     B, T, D, N, K = (case.sizes[axis] for axis in "BTDNK")
 
@@ -181,6 +201,7 @@ def _layer_norm(case: Case) -> Form:
 
 _FORMS: dict[str, Callable[[Case], Form]] = {
     "attention": _attention,
+    "neighborhood": _dense_neighborhood,
     "multi_head": _multi_head,
     "conv": _conv,
     "conv_transpose": _conv_transpose,

@@ -12,7 +12,9 @@ from attnconv.functional.attention import attention_weights, dot_product_attenti
 from attnconv.functional.conv import conv, conv_general_dilated, conv_transpose
 from attnconv.functional.dense import dot_general
 from attnconv.functional.explain import explain
+from attnconv.functional.gated import gated_positional_attention
 from attnconv.functional.local import local_kernel_shape, locally_connected
+from attnconv.functional.neighborhood import neighborhood_attention, neighborhood_bias
 from attnconv.functional.norm import group_norm, layer_norm, rms_norm
 from attnconv.functional.pool import avg_pool, max_pool
 
@@ -27,12 +29,15 @@ __all__ = [
     "dot_general",
     "dot_product_attention",
     "explain",
+    "gated_positional_attention",
     "group_norm",
     "layer_norm",
     "local_kernel_shape",
     "locally_connected",
     "masks",
     "max_pool",
+    "neighborhood_attention",
+    "neighborhood_bias",
     "positions",
     "rms_norm",
 ]

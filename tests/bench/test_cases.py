@@ -20,6 +20,16 @@ from attnconv.spec import Spec
 OPERATORS = [case for case in cases.CASES if case.suite != "compile" and case.mode == "gradient"]
 PROBLEMS = {str((c.operator, c.small().sizes, c.arrays, c.options)): c for c in OPERATORS}
 BY_NAME = {case.name: case for case in cases.CASES}
+ONE_OF_EACH = (
+    *(
+        "neighborhood-56x56-w7",
+        "attention-window-t4096",
+        "attention-key-lengths",
+        "attention-grouped-heads",
+    ),
+    *("attention-bias", "multi-head-b32-t64", "depthwise-3x3-multiplier-2", "strided-3x3"),
+    *("transposed-4x4", "avg-pool-2x2", "max-pool-2x2", "layer-norm-128x49x64", "local-3x3"),
+)
 
 
 @contextlib.contextmanager
@@ -55,7 +65,14 @@ def results(case, peer, dtype, rounded):
     return {"y": form.back("y", np.asarray(y, np.float64)), **found}
 
 
-@pytest.mark.parametrize("case", PROBLEMS.values(), ids=lambda case: case.name)
+def problems():
+    """One of each operator, and the others as longer proofs."""
+    for case in PROBLEMS.values():
+        quick = case.name.removesuffix("-gradient") in ONE_OF_EACH
+        yield pytest.param(case, id=case.name, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("case", list(problems()))
 def test_values_and_gradients_are_those_of_float64(case):
     small = case.small()
     # In bfloat16 maxima are often equal: ours share the gradient, stock JAX gives it to one.
@@ -69,6 +86,7 @@ def test_values_and_gradients_are_those_of_float64(case):
         assert difference(found, expected) < 2e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn-step-5-seeds", "vit-step"])
 def test_training_steps_have_the_losses_of_flax(name):
     small = BY_NAME[name].small()
@@ -80,6 +98,7 @@ def test_training_steps_have_the_losses_of_flax(name):
             assert difference(found, expected) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn-step", "vit-step"])
 def test_training_steps_have_the_losses_of_pytorch(name):
     pytest.importorskip("torch")
@@ -89,13 +108,6 @@ def test_training_steps_have_the_losses_of_pytorch(name):
     expected = torch_programs.program(small, "torch").read()
     with simply_compiled():
         assert difference(jax_programs.program(small, "flax").read(), expected) < 1e-4
-
-
-ONE_OF_EACH = (
-    *("attention-window-t4096", "attention-key-lengths", "attention-grouped-heads"),
-    *("attention-bias", "multi-head-b32-t64", "depthwise-3x3-multiplier-2", "strided-3x3"),
-    *("transposed-4x4", "avg-pool-2x2", "max-pool-2x2", "layer-norm-128x49x64", "local-3x3"),
-)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

@@ -140,6 +140,7 @@ FORMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape, kernel_shape, groups", FORMS)
 def test_derivatives_of_every_order_and_mode(shape, kernel_shape, groups, stride):

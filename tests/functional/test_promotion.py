@@ -33,6 +33,16 @@ CASES = {
     "few": (F.dot_product_attention, (of(1, 1, 2, 4), *[of(1, 40, 2, 4)] * 2), {}),
     "long": (F.dot_product_attention, [of(1, 600, 1, 2)] * 3, {"local_window_size": 9}),
     "parts": (F.dot_product_attention, [of(32, 130, 4, 2)] * 3, {}),
+    "neighborhood": (
+        lambda *moving: F.neighborhood_attention(*moving[:3], window=3, dilation=2, bias=moving[3]),
+        (*[of(2, 7, 6, 2, 4)] * 3, of(2, 3, 3)),
+        {},
+    ),
+    "gated": (
+        F.gated_positional_attention,
+        (*[of(2, 5, 2, 4)] * 3, of(2, 5, 5), of(2)),
+        {},
+    ),
     "rotary": (F.positions.rotary, (of(2, 5, 2, 4),), {}),
     "learned": (F.positions.learned, (of(9, 4), 5), {}),
     "relative_bias": (F.positions.relative_bias, (of(2, 5, 3), (4, 2)), {}),
