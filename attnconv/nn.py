@@ -2,9 +2,10 @@
 
 `Conv`, `Linear` and `MultiHeadAttention` are Flax's modules with the operator exchanged: the
 constructor's arguments, the names and the shapes of the parameters are Flax's, so a parameter tree
-moves between the two unchanged. `LocallyConnected` and `PositionEmbedding` have no twin in Flax.
+moves between the two unchanged. The others have no twin in Flax.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
-from attnconv.errors import UsageError
+from attnconv.errors import UsageError, unknown
 from attnconv.functional import windows
 
 he_normal = nnx.initializers.he_normal()
@@ -120,11 +121,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     def __init__(self, num_heads: int, in_features: int, *args: Any, **kwargs: Any):
         features = args[0] if args else kwargs.get("qkv_features")
         features = in_features if features is None else features
-        if features % num_heads:
-            raise UsageError(
-                f"num_heads={num_heads}: expected a divisor of the {features} features, "
-                f"so that every head has as many"
-            )
+        _check_heads(num_heads, features)
         kwargs.setdefault("attention_fn", attention_fn)
         kwargs.setdefault("qkv_dot_general", F.dot_general)
         kwargs.setdefault("out_dot_general", F.dot_general)
@@ -196,20 +193,173 @@ class PositionEmbedding(nnx.Module):
 
 
 class EncoderBlock(nnx.Module):
-    """Self-attention, then a two-layer net on each vector; each adds to its input.
+    """Attention between vectors, then a two-layer net on each; each adds to its input.
 
     Pre-norm: `x + attend(norm(x))`, then `x + mlp(norm(x))` (Xiong et al. 2020).
+
+    Args:
+      features: of each vector.
+      hidden: between the two layers.
+      heads: of self-attention between all vectors.
+      attention: in its place, a module called with the vectors and `mask=`.
     """
 
-    def __init__(self, features: int, hidden: int, *, heads: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        features: int,
+        hidden: int,
+        *,
+        heads: int = 1,
+        attention: nnx.Module | None = None,
+        rngs: nnx.Rngs,
+    ):
         self.attention_norm = nnx.LayerNorm(features, rngs=rngs)
-        self.attention = MultiHeadAttention(heads, features, decode=False, rngs=rngs)
+        if attention is None:
+            attention = MultiHeadAttention(heads, features, decode=False, rngs=rngs)
+        self.attention: Any = attention
         self.mlp_norm = nnx.LayerNorm(features, rngs=rngs)
         self.expand = Linear(features, hidden, rngs=rngs)
         self.contract = Linear(hidden, features, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "#B 1 #T T"] | None = None
-    ) -> Float[Array, "B T D"]:
+        self, x: Float[Array, "B *grid D"], mask: Bool[Array, "..."] | None = None
+    ) -> Float[Array, "B *grid D"]:
         x = x + self.attention(self.attention_norm(x), mask=mask)
         return x + self.contract(jax.nn.gelu(self.expand(self.mlp_norm(x))))
+
+
+class NeighborhoodAttention(nnx.Module):
+    """Multi-head attention of each vector to those in a window around it, with a relative bias.
+
+    Parameters: the projections `query`, `key`, `value`, `out`, and `bias [N, *(2 window - 1)]`. The
+    arguments are those of `functional.neighborhood_attention`.
+
+    >>> layer = NeighborhoodAttention(2, 8, (3, 3), rngs=nnx.Rngs(0))
+    >>> layer(jax.numpy.ones((4, 5, 6, 8))).shape
+    (4, 5, 6, 8)
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        in_features: int,
+        window: Sequence[int],
+        *,
+        dilation: int | Sequence[int] = 1,
+        is_causal: bool | Sequence[bool] = False,
+        border: str = "shift",
+        rngs: nnx.Rngs,
+    ):
+        _check_heads(num_heads, in_features)
+        self.num_heads = num_heads
+        self.query, self.key, self.value, self.out = (
+            Linear(in_features, in_features, rngs=rngs) for _ in range(4)
+        )
+        self.bias = nnx.Param(jax.numpy.zeros((num_heads, *(2 * extent - 1 for extent in window))))
+        self.attend = functools.partial(
+            F.neighborhood_attention,
+            window=tuple(window),
+            dilation=dilation,
+            is_causal=is_causal,
+            border=border,
+        )
+
+    def __call__(
+        self, x: Float[Array, "B *grid D"], mask: Bool[Array, "B *grid"] | None = None
+    ) -> Float[Array, "B *grid D"]:
+        """Vectors that are not there, where `mask` is False, are seen by none."""
+        query, key, value = (
+            _heads(layer(x), self.num_heads) for layer in (self.query, self.key, self.value)
+        )
+        bias, scale = self.bias[...].astype(x.dtype), query.shape[-1] ** -0.5
+        if mask is not None:
+            # A feature more: 1 in each query, and far below all scores in a key that is not there.
+            away = jax.numpy.where(mask, 0, jax.numpy.finfo(x.dtype).min / 4)[..., None, None]
+            one = jax.numpy.ones_like(query[..., :1])
+            query, key, value = (
+                jax.numpy.concatenate([heads, more * one], axis=-1)
+                for heads, more in ((query, 1), (key, away.astype(x.dtype)), (value, 0))
+            )
+        y = self.attend(query, key, value, bias=bias, scale=scale)
+        return self.out(y[..., : x.shape[-1] // self.num_heads].reshape(x.shape))
+
+
+class GatedAttention(nnx.Module):
+    """Gated positional self-attention on a grid, which may start as a convolution.
+
+    `functional.gated_positional_attention` with the position's scores `v_n . (|d|^2, d)` of head n
+    for a key at the offset d. Started as a convolution, `v_n . (|d|^2, d) = -|d - d_n|^2 + |d_n|^2`
+    with an offset `d_n` of its own for each head, the values are the input, and the gate is
+    sigmoid(1): most of it looks by position.
+
+    Parameters: projections `query`, `key`, `value`, `out`; `position [N, 1 + axes]`; `gate [N]`.
+
+    Source: d'Ascoli et al. 2021, ConViT, section 3.
+
+    Args:
+      window: its offsets are those of the heads, one for each.
+      in_features: of each vector.
+      start: "convolution", or "random" with small scores of positions and an open gate.
+
+    >>> layer = GatedAttention((3, 3), 18, rngs=nnx.Rngs(0))
+    >>> layer(jax.numpy.ones((4, 5, 6, 18))).shape
+    (4, 5, 6, 18)
+    """
+
+    def __init__(
+        self,
+        window: Sequence[int],
+        in_features: int,
+        *,
+        start: str = "convolution",
+        rngs: nnx.Rngs,
+    ):
+        if start not in ("convolution", "random"):
+            raise unknown("start", start, ("convolution", "random"))
+        heads, rank = math.prod(window), len(window)
+        _check_heads(heads, in_features)
+        self.num_heads = heads
+        self.query, self.key, self.value, self.out = (
+            Linear(in_features, in_features, rngs=rngs) for _ in range(4)
+        )
+        if start == "convolution":
+            offsets = F.positions.grid(window) - jax.numpy.array([(k - 1) // 2 for k in window])
+            ones = jax.numpy.ones((heads, 1))
+            self.position = nnx.Param(jax.numpy.concatenate([-ones, 2.0 * offsets], axis=1))
+            self.gate = nnx.Param(jax.numpy.ones(heads))
+            self.value.kernel[...] = jax.numpy.eye(in_features)
+        else:
+            self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (heads, 1 + rank)))
+            self.gate = nnx.Param(jax.numpy.zeros(heads))
+
+    def scores(self, grid: Sequence[int]) -> Float[Array, "N T T"]:
+        """Of each head, for the key at a position from the query at another, in row-major order."""
+        at = F.positions.grid(tuple(grid))
+        apart = (at[None] - at[:, None]).astype(self.position.dtype)
+        encoding = jax.numpy.concatenate([(apart**2).sum(-1, keepdims=True), apart], axis=-1)
+        return jax.numpy.einsum("NE,TSE->NTS", self.position[...], encoding)
+
+    def __call__(
+        self, x: Float[Array, "B *grid D"], mask: Bool[Array, "B *grid"] | None = None
+    ) -> Float[Array, "B *grid D"]:
+        vectors = x.reshape(len(x), -1, x.shape[-1])
+        query, key, value = (
+            _heads(layer(vectors), self.num_heads) for layer in (self.query, self.key, self.value)
+        )
+        keys = None if mask is None else mask.reshape(len(x), 1, 1, -1)
+        y = F.gated_positional_attention(
+            query, key, value, self.scores(x.shape[1:-1]), self.gate[...], keys
+        )
+        return self.out(y.reshape(x.shape))
+
+
+def _check_heads(heads: int, features: int) -> None:
+    if features % heads:
+        raise UsageError(
+            f"num_heads={heads}: expected a divisor of the {features} features, "
+            f"so that every head has as many"
+        )
+
+
+def _heads(x: Float[Array, "*axes D"], heads: int) -> Float[Array, "*axes N K"]:
+    return x.reshape(*x.shape[:-1], heads, -1)

@@ -21,6 +21,7 @@ compiled = functools.partial(
     jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
 )
 SIZE = Size(width=8, hidden=12)
+NINE_HEADS = Size(width=9, hidden=12)
 T, LONGEST = 24, 16  # the room of an example, and the longest of `LENGTHS`
 LENGTHS = np.array([16, 11, 3, 1])
 THERE = np.arange(T) < LENGTHS[:, None]
@@ -50,10 +51,14 @@ LABELS = [(name, kind, "labels") for name in (*FITTING["labels"], *WINDOWED) for
 ON_A_GRAPH = on_a_graph()
 
 
+def size_of(name):
+    return NINE_HEADS if name == "gated" else SIZE
+
+
 @functools.cache
-def made(name, spec, size=SIZE):
+def made(name, spec):
     """The structure of a model and parameters none of which is zero: no bias goes unnoticed."""
-    structure, shapes = nnx.split(models.shapes(name, spec, size))
+    structure, shapes = nnx.split(models.shapes(name, spec, size_of(name)))
     rng = np.random.default_rng(0)
 
     def draw(shape):
@@ -206,6 +211,9 @@ def influence(structure, params, x):
         ("cnn:1", 0),
         ("cnn:9", 4),
         ("cnn", 8),
+        ("neighborhood:9", 4),
+        ("neighborhood", 8),
+        ("gated", T),
         ("attention:1", 0),
         ("attention:5", 2),
         ("attention:9", 4),
@@ -340,7 +348,7 @@ EDGES = "it needs the edges of a graph"
 GRID = "a graph has no grid for a window to slide along"
 HALVED = "weights of its own for each position need a grid that is halved, and one label"
 WRITES = "it writes no sequence; cnn and attention do"
-WINDOW = "a window is chosen for cnn and attention where each vector has a label"
+WINDOW = "a window is chosen for cnn, neighborhood, attention where each vector has a label"
 
 
 def reason(name, kind):
@@ -348,7 +356,7 @@ def reason(name, kind):
     if "sequence" in kind:
         return None if name in ("cnn", "attention") else WRITES
     if kind == "graph":
-        return GRID if name in ("local", "cnn", "hybrid") else None
+        return GRID if name in ("local", "cnn", "neighborhood", "gated", "hybrid") else None
     if name in ("graph_conv", "graph_attention"):
         return EDGES
     return HALVED if name == "local" and "labels" in kind else None
@@ -361,7 +369,7 @@ def test_what_cannot_do_a_task_is_refused_with_the_reason(kind):
         expected = reason(name, kind)
         assert models.refusal(name, spec) == expected
         if expected is None:
-            models.shapes(name, spec, SIZE)
+            models.shapes(name, spec, size_of(name))
             could.append(name)
             continue
         for build in (models.size_for, lambda *a: models.shapes(*a, SIZE)):
@@ -434,8 +442,15 @@ def by_hand(name, spec, size):
     convolved = 3 * c * w + w if name == "hybrid" else (c + 1) * w
     block = 4 * w * w + 2 * w * h
     position = 0 if spec.graph is not None else length * w
+    if name == "neighborhood":  # four heads, windows of 9
+        position = 2 * 4 * 17
+    if name == "gated":  # nine heads: a centre and its sharpness, a gate
+        position = 2 * 9 * 3
     weights = convolved + position + 2 * (block + 9 * w + h) + 2 * w + (w + 1) * o
-    products = convolved - w + 2 * block + w * o + 2 * 2 * length * w
+    # Of neighborhood attention all is one tile; a feature of a head says which keys are there.
+    # Gated attention weighs the values twice, and scores positions by two numbers for each head.
+    scored = {"neighborhood": 2 * (w + 4), "gated": 3 * w + 2 * 9}.get(name, 2 * w)
+    products = convolved - w + 2 * block + w * o + 2 * length * scored
     return weights, length * products
 
 
@@ -443,8 +458,9 @@ def by_hand(name, spec, size):
 def test_parameters_and_flops_are_those_of_the_layout(kind):
     spec = SPECS[kind]
     for name in models.fitting(spec):
-        model = models.shapes(name, spec, SIZE)
-        weights, products = by_hand(name, spec, SIZE)
+        size = size_of(name)
+        model = models.shapes(name, spec, size)
+        weights, products = by_hand(name, spec, size)
         assert (name, models.parameters(model)) == (name, weights)
         if name != "attention" or kind != "graph":
             assert (name, models.flops(model, spec)) == (name, 2 * products)
@@ -462,16 +478,18 @@ def test_the_table_of_tokens_is_not_counted_but_all_else_is(output):
         )
     )
     for name in models.fitting(few):
-        model = models.shapes(name, few, SIZE)
+        size = size_of(name)
+        model = models.shapes(name, few, size)
         leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
         assert models.parameters(model) == sum(p.size for p in leaves) - 9 * EMBEDDING
-        assert models.parameters(models.shapes(name, many, SIZE)) == models.parameters(model)
-        assert models.parameters(models.shapes(name, one_hot, SIZE)) > 9000 * 8
+        assert models.parameters(models.shapes(name, many, size)) == models.parameters(model)
+        assert models.parameters(models.shapes(name, one_hot, size)) > 9000 * 8
     attention = models.shapes("attention", longer, SIZE)
     grown = models.parameters(attention) - models.parameters(models.shapes("attention", few, SIZE))
     assert grown == 8 * SIZE.width  # the embedding of a position counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "budget"),
     [

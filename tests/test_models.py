@@ -18,6 +18,7 @@ ROWS = Spec((8, 8), classes=10)
 MNIST = Spec((28, 28, 1), classes=10)
 CIFAR = Spec((32, 32, 3), classes=10)
 IMAGE_FAMILIES = models.fitting(DIGITS)
+WIDTHS = dict.fromkeys(IMAGE_FAMILIES, 8) | {"gated": 9}  # a multiple of its heads
 FRAMES = Spec((50, 12), classes=3)
 
 
@@ -41,11 +42,17 @@ def direct_parameters(name: str, spec: Spec, size: Size) -> int:
             total += grid.prod() * (window * c + 1) * features
             c, features = features, 2 * features
         return total + (grid.prod() * c + 1) * h + (h + 1) * classes
-    if name == "attention":
+    if name in ("attention", "neighborhood", "gated"):
         patch = [1] if len(spec.grid) == 1 else [max(2, -(-n // 8)) for n in spec.grid]
         vectors = np.prod([-(-n // p) for n, p in zip(spec.grid, patch, strict=True)])
         head = 2 * w + (w + 1) * classes
-        return (np.prod(patch) * c + 1) * w + vectors * w + 2 * block(w) + head
+        # A vector for each position; a number for each head and offset; a centre and a gate.
+        places = {
+            "attention": vectors * w,
+            "neighborhood": 2 * 4 * 9 ** len(spec.grid),
+            "gated": 2 * 9 * (len(spec.grid) + 2),
+        }
+        return (np.prod(patch) * c + 1) * w + places[name] + 2 * block(w) + head
     total, features = window * c * w + w, w
     for _ in range(stages - 1):
         total += window * features * 2 * features + 2 * features
@@ -58,7 +65,7 @@ def direct_parameters(name: str, spec: Spec, size: Size) -> int:
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
 @pytest.mark.parametrize("spec", [DIGITS, ROWS, MNIST, FRAMES], ids=str)
 def test_parameters_are_those_of_the_layout(name, spec):
-    size = Size(width=8, hidden=24)
+    size = Size(width=WIDTHS[name], hidden=24)
     model = models.shapes(name, spec, size)
     assert models.parameters(model) == direct_parameters(name, spec, size)
 
@@ -89,12 +96,13 @@ def test_flops_are_two_for_each_multiply_add():
     assert count("local") == 2 * (16 * 9 * 4 + 4 * 9 * 4 * 8 + 4 * 8 * 6 + 6 * 10)
     vectors = 16 * (4 * 4 + 2 * (4 * 4 * 4 + 2 * 16 * 4 + 2 * 4 * 6))
     assert count("attention") == 2 * (vectors + 4 * 10)
+    assert count("neighborhood") == count("attention")  # one tile holds all 4 x 4 vectors
 
 
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
 @pytest.mark.parametrize("spec", [DIGITS, ROWS, Spec((7, 5, 3), 4)], ids=str)
 def test_every_example_is_scored_on_its_own(name, spec, rng=0):
-    model = models.build(name, spec, width=8, rngs=nnx.Rngs(0))
+    model = models.build(name, spec, width=WIDTHS[name], rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(rng), (3, *spec.shape))
     scores = jax.jit(lambda m, x: m(x))(model, x)
     assert scores.shape == (3, spec.classes)

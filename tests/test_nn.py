@@ -1,4 +1,6 @@
-"""Modules beside their Flax twins: one parameter tree, the same values and gradients."""
+"""Modules beside their Flax twins, one parameter tree, or beside what they are a part of."""
+
+import functools
 
 import chex
 import jax
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from attnconv import functional as F
 from attnconv import nn
 from attnconv.errors import UsageError
 
@@ -121,3 +124,154 @@ def test_encoder_block_without_weights_passes_its_input_on():
     block.contract.kernel[...] = jnp.zeros((16, 8))
     x = jax.random.normal(jax.random.key(1), (2, 5, 8))
     np.testing.assert_array_equal(block(x), x)
+
+
+# --- neighborhood attention ---
+
+
+def dense_form(layer, x, **options):
+    """The same layer as attention between all positions, with -inf for those beyond the window."""
+    _, *grid, D = x.shape
+    N, B = layer.num_heads, len(x)
+    heads = [
+        (x.reshape(B, -1, D) @ getattr(layer, name).kernel[...]).reshape(B, -1, N, D // N)
+        + getattr(layer, name).bias[...].reshape(N, D // N)
+        for name in ("query", "key", "value")
+    ]
+    pairs = F.neighborhood_bias(tuple(grid), bias=layer.bias[...], **options)
+    y = F.dot_product_attention(*heads, pairs).reshape(x.shape)
+    return y @ layer.out.kernel[...] + layer.out.bias[...]
+
+
+def stirred(module):
+    """Every parameter moved from where it starts, so that none of them is without effect."""
+    params = nnx.state(module, nnx.Param)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(5), len(leaves))
+    moved = [x + 0.3 * jax.random.normal(key, x.shape) for x, key in zip(leaves, keys, strict=True)]
+    nnx.update(module, jax.tree.unflatten(tree, moved))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((7,), {"window": (3,)}),
+        ((7,), {"window": (4,), "border": "zero"}),
+        ((6, 5), {"window": (3, 2), "border": "zero", "dilation": (1, 2)}),
+        ((6, 5), {"window": (3, 5), "is_causal": (True, False)}),
+        ((3, 2, 3), {"window": (2, 2, 3)}),
+    ],
+)
+def test_neighborhood_attention_is_dense_attention_with_its_window(grid, options):
+    layer = stirred(nn.NeighborhoodAttention(2, 6, rngs=nnx.Rngs(0), **options))
+    assert layer.bias.shape == (2, *(2 * extent - 1 for extent in options["window"]))
+    x = jax.random.normal(jax.random.key(1), (2, *grid, 6))
+
+    def of(form):
+        def loss(layer, x):
+            return jnp.sin(form(layer, x)).sum()
+
+        return jax.tree.leaves((form(layer, x), nnx.grad(loss, argnums=(0, 1))(layer, x)))
+
+    dense = functools.partial(dense_form, **options)
+    found = of(lambda layer, x: layer(x))
+    assert all((g != 0).any() for g in found), "every parameter counts"
+    for actual, expected in zip(found, of(dense), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_neighborhood_attention_with_a_window_of_all_is_multi_head_attention():
+    near = nn.NeighborhoodAttention(2, 6, (5,), rngs=nnx.Rngs(0))
+    everywhere = nn.MultiHeadAttention(2, 6, decode=False, rngs=nnx.Rngs(1))
+    for name in ("query", "key", "value", "out"):
+        for key in ("kernel", "bias"):
+            param = getattr(getattr(everywhere, name), key)
+            param[...] = getattr(getattr(near, name), key)[...].reshape(param.shape)
+    x = jax.random.normal(jax.random.key(1), (3, 5, 6))
+    np.testing.assert_allclose(near(x), everywhere(x), rtol=1e-5, atol=1e-6)
+
+
+def test_neighborhood_attention_sees_no_vector_that_is_not_there():
+    layer = stirred(nn.NeighborhoodAttention(2, 6, (3,), border="zero", rngs=nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(1), (2, 7, 6))
+    mask = jnp.arange(7) < jnp.array([[7], [4]])
+    found = layer(x, mask)
+    np.testing.assert_allclose(found[0], layer(x)[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found[1, :4], layer(x[:, :4])[1], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(found[1, :4], layer(x)[1, :4])
+
+
+@pytest.mark.parametrize("make", [nn.NeighborhoodAttention, nn.GatedAttention])
+def test_heads_of_windows_that_do_not_divide_the_features_are_refused(make):
+    arguments = (3, 8, (3,)) if make is nn.NeighborhoodAttention else ((3,), 8)
+    with pytest.raises(UsageError, match="num_heads=3: expected a divisor of the 8 features"):
+        make(*arguments, rngs=nnx.Rngs(0))
+
+
+# --- gated attention ---
+
+
+def test_gated_attention_scores_a_key_by_its_distance_from_the_offset_of_the_head():
+    window, grid = (3, 2), (4, 3)
+    layer = nn.GatedAttention(window, 12, rngs=nnx.Rngs(0))
+    scores = np.asarray(layer.scores(grid))
+    places = list(np.ndindex(*grid))
+    for n, place in enumerate(np.ndindex(*window)):
+        offset = np.array(place) - np.array([1, 0])  # the middle: (k - 1) // 2
+        for t, at in enumerate(places):
+            for s, key in enumerate(places):
+                apart = np.array(key) - np.array(at)
+                expected = (offset**2).sum() - ((apart - offset) ** 2).sum()
+                assert scores[n, t, s] == expected
+
+
+def test_gated_attention_that_is_sharp_and_closed_is_a_convolution():
+    """Away from the border, beyond which attention finds no zeros but the nearest keys."""
+    window, features = (3, 2), 12
+    layer = nn.GatedAttention(window, features, rngs=nnx.Rngs(0))
+    assert layer.gate[...].tolist() == [1.0] * 6
+    layer.gate[...] = jnp.full(6, jnp.inf)
+    layer.position[...] = 100 * layer.position[...]
+    x = jax.random.normal(jax.random.key(1), (2, 6, 5, features))
+    own = np.arange(features) // 2 == np.arange(6)[:, None]  # the channels of each head
+    kernel = jnp.asarray(own[..., None] * np.asarray(layer.out.kernel[...])).reshape(3, 2, 12, 12)
+    expected = F.conv(x, kernel, layer.out.bias[...], padding=((1, 1), (0, 1)))
+    actual = layer(x)
+    np.testing.assert_allclose(actual[:, 1:-1, :-1], expected[:, 1:-1, :-1], rtol=1e-5, atol=1e-5)
+    assert not np.allclose(actual[:, 0], expected[:, 0], atol=1e-2)
+
+
+@pytest.mark.parametrize("start", ["convolution", "random"])
+def test_gated_attention_without_positions_is_multi_head_attention(start):
+    gated = nn.GatedAttention((3,), 6, start=start, rngs=nnx.Rngs(0))
+    everywhere = nn.MultiHeadAttention(3, 6, decode=False, rngs=nnx.Rngs(1))
+    gated.gate[...] = jnp.full(3, -jnp.inf)
+    for name in ("query", "key", "value", "out"):
+        for key in ("kernel", "bias"):
+            param = getattr(getattr(everywhere, name), key)
+            param[...] = getattr(getattr(gated, name), key)[...].reshape(param.shape)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 6))
+    mask = jnp.arange(5) < jnp.array([[5], [3]])
+    np.testing.assert_allclose(gated(x), everywhere(x), rtol=1e-5, atol=1e-6)
+    expected = everywhere(x, mask=mask[:, None, None])
+    np.testing.assert_allclose(gated(x, mask), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gated_attention_takes_no_notice_of_keys_that_are_not_there():
+    layer = stirred(nn.GatedAttention((3, 3), 9, rngs=nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(1), (2, 4, 3, 9))
+    mask = jnp.arange(12).reshape(1, 4, 3) < jnp.array([12, 7])[:, None, None]
+    other = jnp.where(mask[..., None], x, 7.0)
+    there = np.asarray(mask)
+    np.testing.assert_allclose(layer(other, mask)[there], layer(x, mask)[there], rtol=1e-5)
+    assert not np.allclose(layer(other)[1, 0], layer(x)[1, 0])
+
+
+def test_gated_attention_starts_small_or_as_a_convolution_and_as_nothing_else():
+    layer = nn.GatedAttention((3, 3), 18, start="random", rngs=nnx.Rngs(0))
+    assert layer.gate[...].tolist() == [0.0] * 9
+    assert 0.01 < float(layer.position[...].std()) < 0.03
+    assert not np.allclose(layer.value.kernel[...], jnp.eye(18))
+    with pytest.raises(UsageError, match="unknown start 'convolutional'; did you mean 'convol"):
+        nn.GatedAttention((3, 3), 18, start="convolutional", rngs=nnx.Rngs(0))

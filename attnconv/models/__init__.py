@@ -8,11 +8,13 @@ from attnconv.errors import UsageError, unknown
 from attnconv.models.attention import Attention
 from attnconv.models.cnn import CNN
 from attnconv.models.cost import flops, parameters
+from attnconv.models.gated import Gated
 from attnconv.models.graph import GraphAttention, GraphConv
 from attnconv.models.hybrid import Hybrid
 from attnconv.models.inputs import POOLINGS, pooled
 from attnconv.models.local import Local
 from attnconv.models.mlp import MLP
+from attnconv.models.neighborhood import Neighborhood
 from attnconv.models.seq2seq import AttentionSeq2Seq, ConvSeq2Seq
 from attnconv.models.size import Size, fit
 from attnconv.spec import Spec
@@ -21,11 +23,14 @@ FAMILIES: dict[str, Any] = {
     "mlp": MLP,
     "local": Local,
     "cnn": CNN,
+    "neighborhood": Neighborhood,
+    "gated": Gated,
     "attention": Attention,
     "hybrid": Hybrid,
     "graph_conv": GraphConv,
     "graph_attention": GraphAttention,
 }
+WINDOWED = ("cnn", "neighborhood", "attention")
 SEQUENCES: dict[str, Any] = {"cnn": ConvSeq2Seq, "attention": AttentionSeq2Seq}
 
 __all__ = [
@@ -70,7 +75,7 @@ def refusal(name: str, spec: Spec) -> str | None:
         if base not in SEQUENCES:
             return f"it writes no sequence; {' and '.join(SEQUENCES)} do"
     elif spec.graph is not None:
-        if base in ("local", "cnn", "hybrid"):
+        if base in ("local", "cnn", "neighborhood", "gated", "hybrid"):
             return "a graph has no grid for a window to slide along"
     elif base in ("graph_conv", "graph_attention"):
         return "it needs the edges of a graph"
@@ -79,8 +84,8 @@ def refusal(name: str, spec: Spec) -> str | None:
     if colon:
         if not window.isdecimal():
             return f"expected a number of positions after the colon, got {window!r}"
-        if base not in SEQUENCES or spec.output != "labels" or spec.graph is not None:
-            return "a window is chosen for cnn and attention where each vector has a label"
+        if base not in WINDOWED or spec.output != "labels" or spec.graph is not None:
+            return f"a window is chosen for {', '.join(WINDOWED)} where each vector has a label"
     return None
 
 
@@ -88,7 +93,7 @@ def fitting(spec: Spec) -> list[str]:
     """The families that can do a task.
 
     >>> fitting(Spec((8, 8, 1), 10))
-    ['mlp', 'local', 'cnn', 'attention', 'hybrid']
+    ['mlp', 'local', 'cnn', 'neighborhood', 'gated', 'attention', 'hybrid']
     """
     return [name for name in FAMILIES if refusal(name, spec) is None]
 

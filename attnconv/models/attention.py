@@ -1,5 +1,7 @@
 """Self-attention: a set of vectors, each of which looks at all others by content."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
@@ -85,11 +87,7 @@ class Attention(nnx.Module):
     width_multiple = HEADS
 
     def __init__(self, spec: Spec, size: Size, *, window: int | None = None, rngs: nnx.Rngs):
-        grid = spec.grid
-        # A sequence has its vectors already; an image is cut into non-overlapping patches.
-        patch = (
-            (1,) if len(grid) == 1 else tuple(max(2, -(-side // VECTORS_PER_AXIS)) for side in grid)
-        )
+        patch = patch_size(spec.grid)
         self.inputs = Inputs(spec, rngs=rngs)
         self.embed = Conv(spec.channels, size.width, patch, patch, rngs=rngs)
         count = vectors(spec, patch)
@@ -102,3 +100,14 @@ class Attention(nnx.Module):
         x, mask = self.inputs(x, rng=rng)
         x = self.embed(x)
         return self.encoder(x.reshape(len(x), -1, x.shape[-1]), mask, nodes, rng)
+
+
+def patch_size(grid: Sequence[int]) -> tuple[int, ...]:
+    """Of the non-overlapping patches of an image; a sequence has its vectors already.
+
+    >>> patch_size((28, 28)), patch_size((40,))
+    ((4, 4), (1,))
+    """
+    if len(grid) == 1:
+        return (1,)
+    return tuple(max(2, -(-side // VECTORS_PER_AXIS)) for side in grid)

@@ -31,7 +31,8 @@ def flops(model: nnx.Module, spec: Spec) -> int:
     """FLOPs of the forward pass of one example: two for each multiply-add of a product.
 
     Counted are matrix products and convolutions of the reference forms, as the field does, so the
-    number does not depend on the machine. Every tap of a window counts, also over padding.
+    number does not depend on the machine. Every tap of a window counts, also over padding, and
+    every score that is computed, also one that a mask hides.
 
     >>> from attnconv.models.mlp import MLP, Size
     >>> spec = Spec((4, 4, 1), classes=10)

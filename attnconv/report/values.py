@@ -31,6 +31,9 @@ _FAMILIES = {
     "mlp": Style("#7a7a7a", "s", "square"),
     "local": Style("#e69f00", "^", "triangle"),
     "cnn": Style("#0072b2", "o", "circle"),
+    # These two and those of graphs never stand in one figure.
+    "neighborhood": Style("#56b4e9", "v", "inverted_triangle"),
+    "gated": Style("#cc79a7", "*", "star"),
     "attention": Style("#d55e00", "D", "diamond"),
     "hybrid": Style("#009e73", "h", "hex"),
     "graph_conv": Style("#56b4e9", "v", "inverted_triangle"),
