@@ -113,23 +113,31 @@ def cross_entropy(
     return jnp.where(labels >= 0, optax.softmax_cross_entropy(scores, target), 0)
 
 
+Loss = Callable[[chex.ArrayTree, Data], Array]
+# (loss, params, batch, parts) -> the mean loss and its gradient, as `mean_gradient`.
+Gradient = Callable[[Loss, chex.ArrayTree, Data, int], tuple[Array, chex.ArrayTree]]
+
+
 def train_step(
     state: TrainState,
     batch: Data,
     *,
-    loss: Callable[[chex.ArrayTree, Data], Array],
+    loss: Loss,
     recipe: Recipe,
+    gradient: Gradient | None = None,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One update of the parameters down the gradient of the mean loss of the labels that are there.
 
-    `loss(params, batch)` is the sum over them: on a CPU it is taken over `microbatches`.
+    `loss(params, batch)` is the sum over them: on a CPU it is taken over `microbatches`. `gradient`
+    is another direction than that of `mean_gradient`, such as `sharpness_aware`.
 
     Returns:
       The state after it, and the loss before it.
     """
     parts = microbatches(len(batch.labels))
-    value, gradient = mean_gradient(loss, state.params, batch, parts)
-    update, opt_state = recipe.optimizer().update(gradient, state.opt_state, state.params)
+    find = mean_gradient if gradient is None else gradient
+    value, direction = find(loss, state.params, batch, parts)
+    update, opt_state = recipe.optimizer().update(direction, state.opt_state, state.params)
     rate = state.learning_rate * recipe.schedule(state.step, state.steps)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: rate * u, update))
     return state.replace(params=params, opt_state=opt_state, step=state.step + 1), value
@@ -148,7 +156,7 @@ def microbatches(examples: int) -> int:
 
 
 def mean_gradient(
-    loss: Callable[[chex.ArrayTree, Data], Array], params: chex.ArrayTree, batch: Data, parts: int
+    loss: Loss, params: chex.ArrayTree, batch: Data, parts: int
 ) -> tuple[Float[Array, ""], chex.ArrayTree]:
     """The mean of a loss that is a sum over labels, and its gradient, equal parts one at a time.
 
@@ -161,6 +169,25 @@ def mean_gradient(
         of_all = of_part
     count = jnp.maximum((batch.labels >= 0).sum(), 1)
     return jax.tree.map(lambda x: x / count, of_all(params, batch))
+
+
+def sharpness_aware(radius: float) -> Gradient:
+    """The gradient where the loss is highest within a radius of the parameters, to first order.
+
+    `g(w + radius g(w) / |g(w)|)`: down from there lie flat minima.
+
+    Source: Foret et al. 2021, Sharpness-Aware Minimization, equation 2 and algorithm 1.
+    """
+
+    def gradient(
+        loss: Loss, params: chex.ArrayTree, batch: Data, parts: int
+    ) -> tuple[Float[Array, ""], chex.ArrayTree]:
+        value, uphill = mean_gradient(loss, params, batch, parts)
+        step = radius / (optax.tree.norm(uphill) + 1e-12)
+        higher = jax.tree.map(lambda p, g: p + step * g, params, uphill)
+        return value, mean_gradient(loss, higher, batch, parts)[1]
+
+    return gradient
 
 
 def _sum_of_parts(
@@ -186,6 +213,8 @@ class Programs:
       make: makes a model, given `rngs`.
       recipe: how it is trained.
       padded: whether examples have different lengths; on a CPU batches are cut to the longest.
+      gradient: as for `train_step`.
+      augment: `(rng, inputs) -> inputs`, changes what is trained on at random.
 
     Attributes:
       writes: whether it is one.
@@ -198,7 +227,15 @@ class Programs:
       judge: `(params, batch) -> (predicted labels, losses of each label)`.
     """
 
-    def __init__(self, make: Callable[..., nnx.Module], recipe: Recipe, *, padded: bool = False):
+    def __init__(
+        self,
+        make: Callable[..., nnx.Module],
+        recipe: Recipe,
+        *,
+        padded: bool = False,
+        gradient: Gradient | None = None,
+        augment: Callable[[Array, Array], Array] | None = None,
+    ):
         shapes: Any = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
         graph, _ = nnx.split(shapes)
         self.recipe = recipe
@@ -235,8 +272,10 @@ class Programs:
                 keys = jax.random.split(key, order.shape[-1])
 
                 def update(inputs: Array, labels: Array) -> tuple[TrainState, Array]:
+                    if augment is not None:
+                        inputs = augment(jax.random.fold_in(key, 1), inputs)
                     batch = Data(inputs, labels, keys)
-                    return train_step(state, batch, loss=loss, recipe=recipe)
+                    return train_step(state, batch, loss=loss, recipe=recipe, gradient=gradient)
 
                 batch = data.inputs[order[i]], data.labels[order[i]]
                 state, value = cut_to_longest(*batch, update) if cut else update(*batch)

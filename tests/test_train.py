@@ -96,6 +96,94 @@ def test_the_gradient_of_parts_is_that_of_the_batch_also_over_runs():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), of(3), of(1))
 
 
+def test_sharpness_aware_is_the_gradient_at_the_worst_point_of_a_ball():
+    """Foret et al. 2021, algorithm 1, in float64, of the loss mean_b sum (w x_b - y_b)^4."""
+    rng = np.random.default_rng(0)
+    w, x, y = rng.normal(size=(3, 2)), rng.normal(size=(8, 2)), rng.normal(size=(8, 3))
+
+    def loss(params, batch):
+        return ((batch.inputs @ params["kernel"].T - y[: len(batch.inputs)]) ** 4).sum()
+
+    def written_out(w):
+        apart = x @ w.T - y
+        return (apart**4).sum() / 8, 4 * apart.T**3 @ x / 8
+
+    batch = train.Data(jnp.asarray(x), jnp.zeros(8, int))
+    for radius in (0.0, 0.05, 0.5):
+        value, direction = train.sharpness_aware(radius)(loss, {"kernel": jnp.asarray(w)}, batch, 1)
+        expected, uphill = written_out(w)
+        _, sharp = written_out(w + radius * uphill / np.linalg.norm(uphill))
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        np.testing.assert_allclose(direction["kernel"], sharp, rtol=1e-4)
+
+
+def test_sharpness_aware_of_parts_is_that_of_the_batch():
+    rng = np.random.default_rng(0)
+    batch = train.Data(jnp.asarray(rng.normal(size=(12, 3))), jnp.asarray(rng.integers(0, 4, 12)))
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 4)))}
+
+    def loss(params, batch):
+        scores = jnp.tanh(batch.inputs @ params["kernel"])
+        return train.cross_entropy(scores, batch.labels).sum()
+
+    found = [train.sharpness_aware(0.3)(loss, params, batch, parts) for parts in (1, 3)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *found)
+
+
+def test_a_step_takes_the_gradient_that_it_is_given():
+    """Uphill instead of downhill: the first step of AdamW goes by the rate, the other way."""
+    batch = train.Data(jnp.zeros((1, 1)), jnp.zeros(1, int))
+    params = {"b": jnp.array([0.5, -2.0])}
+
+    def loss(params, batch):
+        del batch
+        return (params["b"] ** 2).sum()
+
+    def uphill(loss, params, batch, parts):
+        value, gradient = train.mean_gradient(loss, params, batch, parts)
+        return value, jax.tree.map(jnp.negative, gradient)
+
+    recipe = train.Recipe(warmup=0.5)
+    state = train.TrainState(
+        params=params,
+        opt_state=recipe.optimizer().init(params),
+        step=jnp.int32(0),
+        steps=jnp.int32(2),
+        learning_rate=jnp.float32(0.3),
+    )
+    for gradient, sign in ((None, -1), (uphill, 1)):
+        after, value = train.train_step(state, batch, loss=loss, recipe=recipe, gradient=gradient)
+        assert float(value) == pytest.approx(4.25)
+        expected = params["b"] + sign * 0.3 * jnp.sign(params["b"])
+        np.testing.assert_allclose(after.params["b"], expected, rtol=1e-5)
+
+
+def test_what_is_trained_on_is_augmented_anew_at_each_step_and_nothing_else_is():
+    """Images exchanged for noise teach nothing; labels, scores and other seeds are as before."""
+    data, make = toy(), functools.partial(models.make, "mlp", SPEC, models.Size(8, 8))
+    drawn = []
+
+    def noise(rng, x):
+        jax.debug.callback(lambda key: drawn.append(key.tobytes()), jax.random.key_data(rng))
+        return jax.random.normal(rng, x.shape)
+
+    def trained(augment, seed=0):
+        own = train.Programs(make, train.Recipe(batch=16), augment=augment)
+        return runs.train_one(own, data, run_of(seed=seed), validation=data)
+
+    plain = trained(None)
+    same = trained(lambda rng, x: x)
+    chex.assert_trees_all_equal(plain.params, same.params)
+    assert plain.train.accuracy == 1.0
+    blind = trained(noise)
+    assert blind.train.accuracy < 0.8
+    jax.effects_barrier()
+    assert len(drawn) == len(set(drawn)) == 120
+    trained(noise, seed=1)
+    jax.effects_barrier()
+    assert len(drawn) == len(set(drawn)) == 240
+
+
 def test_cross_entropy_is_the_sum_written_out():
     scores = np.random.default_rng(0).normal(size=(5, 4))
     labels = np.array([0, 3, 1, -1, 2])
@@ -129,7 +217,7 @@ def test_training_learns_and_repeats_to_the_bit():
         chex.assert_trees_all_close(first.params, other.params)
 
 
-@pytest.mark.parametrize("name", ["cnn", "attention"])
+@pytest.mark.parametrize("name", ["cnn", pytest.param("attention", marks=pytest.mark.slow)])
 def test_on_each_core_or_as_one_program_is_the_same(name):
     data = toy()
     grid = [run_of(rate, seed, steps=10) for rate in (0.003, 0.01) for seed in (0, 1)]
