@@ -18,7 +18,7 @@ def names() -> tuple[str, ...]:
     """The tasks that need neither a network nor a folder.
 
     >>> names()
-    ('digits', 'digits_rows', 'python_tokens', 'dtmf', 'karate', 'number_words')
+    ('digits', 'digits_rows', 'python_tokens', 'dtmf', 'dsd', 'karate', 'number_words')
     """
     return tuple(embedded.SOURCES)
 

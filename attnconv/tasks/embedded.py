@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from attnconv.tasks import dtmf, generated, graphs
+from attnconv.tasks import dsd, dtmf, generated, graphs
 from attnconv.tasks.raw import Raw
 
 
@@ -52,6 +52,7 @@ SOURCES: dict[str, Callable[[], Raw]] = {
     "digits_rows": digits_rows,
     "python_tokens": generated.python_tokens,
     "dtmf": dtmf.dtmf,
+    "dsd": dsd.dsd,
     "karate": graphs.karate,
     "number_words": generated.number_words,
 }

@@ -93,7 +93,7 @@ def _below_1000(number: int) -> list[str]:
 
 
 def python_tokens() -> Raw:
-    """3,600 pieces of Python's standard library, of 256 characters, each with its kind of token.
+    """9,000 pieces of Python's standard library, of 256 characters, each with its kind of token.
 
     Pieces begin where a line does and do not overlap; the last of a file may be shorter. All that
     are taken of one file are in the same split. Files differ between versions of Python, and so
