@@ -52,8 +52,11 @@ flags.DEFINE_integer(
 FLAGS = flags.FLAGS
 
 
-def launch(main: Callable[[], None]) -> None:
-    """Parses the flags and calls main; what a person got wrong is one line and exit code 2."""
+def launch(main: Callable[[], None], *, listing: Callable[[], None] | None = None) -> None:
+    """Parses the flags and calls main; what a person got wrong is one line and exit code 2.
+
+    `listing` is what --list shows, in place of the tasks and families.
+    """
 
     def parse(argv: Sequence[str]) -> list[str]:
         try:
@@ -67,7 +70,7 @@ def launch(main: Callable[[], None]) -> None:
     def guarded(argv: Sequence[str]) -> None:
         try:
             if FLAGS.list:
-                show_list()
+                (show_list if listing is None else listing)()
             else:
                 main()
         except UsageError as error:

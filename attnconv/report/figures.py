@@ -22,7 +22,7 @@ COSTS = (("params", "Parameters"), ("flops", "FLOPs, forward"), ("seconds", "Sec
 WINDOW = "Window: positions that each output sees"
 OPEN = "#8a8a8a"  # a difference that is not established
 
-_LOOK: dict[str, Any] = {
+LOOK: dict[str, Any] = {
     "svg.hashsalt": "attnconv",
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar in a name is a dollar
@@ -38,7 +38,7 @@ _LOOK: dict[str, Any] = {
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
 }
-_BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.3, "markersize": 6}
+BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.3, "markersize": 6}
 
 
 def write(summary: Summary, out: Path) -> list[Path]:
@@ -53,7 +53,7 @@ def write(summary: Summary, out: Path) -> list[Path]:
     if summary["comparisons"]:
         draw["differences"] = differences
     paths = []
-    with style.context(["default", _LOOK]):
+    with style.context(["default", LOOK]):
         for name, figure in draw.items():
             paths.append(out / f"{name}.svg")
             figure(summary).savefig(paths[-1], format="svg", metadata={"Date": None})
@@ -270,7 +270,7 @@ def _error_bars(
     below = [100 * (score["estimate"] - score["low"]) for score in scores]
     above = [100 * (score["high"] - score["estimate"]) for score in scores]
     axes.errorbar(
-        x, y, yerr=(below, above), color=look.colour, marker=look.marker, linestyle=line, **_BARS
+        x, y, yerr=(below, above), color=look.colour, marker=look.marker, linestyle=line, **BARS
     )
 
 
@@ -285,7 +285,7 @@ def _forest_row(axes: Axes, row: Row, place: int, looks: dict[str, Style]) -> No
         color=colour,
         marker="o",
         markerfacecolor=colour if row["established"] else "white",
-        **_BARS,
+        **BARS,
     )
 
 

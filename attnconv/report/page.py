@@ -15,7 +15,7 @@ from attnconv.report.tables import Table
 from attnconv.report.text import caption
 from attnconv.report.values import Summary
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #5c6470; --line: #d9dde3;
   --page: #fcfcfd; --head: #f1f3f6; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --soft: #a3abb6; --line: #3a4048;
@@ -71,7 +71,7 @@ def html(summary: Summary) -> str:
     head = (
         '<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n{resources.render()}"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n{resources.render()}"
     )
     body = "\n".join(_body(summary, title, divs))
     return (
@@ -86,15 +86,15 @@ def _body(summary: Summary, title: str, divs: dict[str, Any]) -> Iterable[str]:
     forests = [div for name, div in divs.items() if name.startswith("differences")]
 
     yield f"<h1>{escape(title)}</h1>"
-    yield _paragraph(", ".join(values.models(summary)), kind="soft")
+    yield paragraph(", ".join(values.models(summary)), kind="soft")
     yield "<h2>Findings</h2>"
     yield _items(findings(summary))
 
     yield "<h2>Scores</h2>"
-    yield _paragraph(caption(summary), kind="soft")
-    yield _table(tables.scores(summary))
+    yield paragraph(caption(summary), kind="soft")
+    yield table_html(tables.scores(summary))
     yield f'<div class="plot">{divs["by_train_size"]}</div>'
-    yield _paragraph("A click on a name in the legend hides it.", kind="soft")
+    yield paragraph("A click on a name in the legend hides it.", kind="soft")
 
     yield f"<h2>Scores against costs, {largest} training examples</h2>"
     yield _key(summary)
@@ -104,29 +104,29 @@ def _body(summary: Summary, title: str, divs: dict[str, Any]) -> Iterable[str]:
         yield f'<div class="plot">{divs["by_window"]}</div>'
     if forests:
         yield "<h2>Differences</h2>"
-        yield _paragraph(
+        yield paragraph(
             "Filled and in the colour of the one ahead: established. Hollow: not established.",
             kind="soft",
         )
         yield _key(summary)
         yield _grid(forests)
-        yield _table(tables.comparisons(summary), faint="not established")
+        yield table_html(tables.comparisons(summary), faint="not established")
 
     yield "<h2>Every cell</h2>"
-    yield _table(tables.cells(summary))
+    yield table_html(tables.cells(summary))
     yield "<h2>How it was measured</h2>"
-    yield from map(_paragraph, method.paragraphs(summary))
+    yield from map(paragraph, method.paragraphs(summary))
     yield _items(method.SOURCES, kind="soft")
     yield "<h2>Task, configuration and environment</h2>"
     seconds = ("seconds of training, all runs", values.short(summary["seconds"]))
-    yield _table((["task", ""], [list(row) for row in method.about(summary)]), kind="words")
+    yield table_html((["task", ""], [list(row) for row in method.about(summary)]), kind="words")
     _, rows = tables.settings(summary["config"])
-    yield _table((["configuration", ""], rows), kind="words")
+    yield table_html((["configuration", ""], rows), kind="words")
     _, rows = tables.settings(summary["environment"])
-    yield _table((["environment", ""], [*rows, list(seconds)]), kind="words")
+    yield table_html((["environment", ""], [*rows, list(seconds)]), kind="words")
 
 
-def _table(table: Table, *, kind: str = "numbers", faint: str = "") -> str:
+def table_html(table: Table, *, kind: str = "numbers", faint: str = "") -> str:
     """A table that scrolls by itself where it is wide; rows that end in `faint` are drawn so."""
     header, rows = table
     aligned = ["" if number else ' class="text"' for number in tables.numeric(table)]
@@ -137,7 +137,7 @@ def _table(table: Table, *, kind: str = "numbers", faint: str = "") -> str:
         opening = '<tr class="open">' if faint and row[-1] == faint else "<tr>"
         lines.append(f"{opening}{''.join(cells)}</tr>")
     inner = "\n".join(lines)
-    notes = "".join(_paragraph(note, kind="soft") for note in tables.notes(table))
+    notes = "".join(paragraph(note, kind="soft") for note in tables.notes(table))
     return f'<div class="wide"><table class="{kind}">{inner}\n</tbody></table></div>{notes}'
 
 
@@ -161,5 +161,5 @@ def _items(texts: Iterable[str], *, kind: str = "words") -> str:
     return f'<ul class="{kind}">\n{inner}\n</ul>'
 
 
-def _paragraph(text: str, *, kind: str = "words") -> str:
+def paragraph(text: str, *, kind: str = "words") -> str:
     return f'<p class="{kind}">{escape(text)}</p>'

@@ -39,32 +39,32 @@ def caption(summary: Summary) -> str:
 
 def markdown(summary: Summary) -> str:
     """The text of summary.md: findings first, then the tables, then how it was measured."""
-    parts = [f"# {_escaped(values.title(summary, longest=200))}", ""]
-    parts += [f"- {_escaped(finding)}" for finding in findings(summary)]
-    parts += ["", "## Scores", "", _escaped(caption(summary)), ""]
-    parts += _markdown_table(tables.scores(summary))
+    parts = [f"# {escaped(values.title(summary, longest=200))}", ""]
+    parts += [f"- {escaped(finding)}" for finding in findings(summary)]
+    parts += ["", "## Scores", "", escaped(caption(summary)), ""]
+    parts += markdown_table(tables.scores(summary))
     if summary["comparisons"]:
-        parts += ["", "## Differences", "", *_markdown_table(tables.comparisons(summary))]
-    parts += ["", "## Every cell", "", *_markdown_table(tables.cells(summary))]
+        parts += ["", "## Differences", "", *markdown_table(tables.comparisons(summary))]
+    parts += ["", "## Every cell", "", *markdown_table(tables.cells(summary))]
     parts += ["", "## How it was measured", ""]
-    parts += [f"{_escaped(paragraph)}\n" for paragraph in method.paragraphs(summary)]
-    parts += ["Sources:", "", *(f"- {_escaped(source)}" for source in method.SOURCES)]
+    parts += [f"{escaped(paragraph)}\n" for paragraph in method.paragraphs(summary)]
+    parts += ["Sources:", "", *(f"- {escaped(source)}" for source in method.SOURCES)]
     parts += ["", "## Task", ""]
-    parts += [f"- {name}: {_escaped(value)}" for name, value in method.about(summary)]
-    parts += ["", "## Environment", "", *_markdown_table(tables.settings(summary["environment"]))]
+    parts += [f"- {name}: {escaped(value)}" for name, value in method.about(summary)]
+    parts += ["", "## Environment", "", *markdown_table(tables.settings(summary["environment"]))]
     parts += ["", f"All runs together trained for {values.short(summary['seconds'])} seconds."]
-    parts += ["", "## Configuration", "", *_markdown_table(tables.settings(summary["config"]))]
+    parts += ["", "## Configuration", "", *markdown_table(tables.settings(summary["config"]))]
     return "\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
     header, rows = table
     rule = ["---:" if number else "---" for number in tables.numeric(table)]
-    lines = [[_escaped(cell) for cell in row] for row in (header, *rows)]
+    lines = [[escaped(cell) for cell in row] for row in (header, *rows)]
     drawn = [f"| {' | '.join(row)} |" for row in (lines[0], rule, *lines[1:])]
-    return [*drawn, *(f"\n{_escaped(note)}" for note in tables.notes(table))]
+    return [*drawn, *(f"\n{escaped(note)}" for note in tables.notes(table))]
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text on one line with the characters disarmed that Markdown or HTML would take for markup."""
     return re.sub(r"[\\`*_<>|#~&]|\](?=\()", r"\\\g<0>", " ".join(text.split()))

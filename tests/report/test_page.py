@@ -49,7 +49,7 @@ def test_the_page_needs_nothing_else(summary, tmp_path):
     reader = Reader(text)
     assert reader.loads == []
     assert text.startswith("<!DOCTYPE html>")
-    assert not re.search(r"@import|url\(\s*['\"]?http", page._STYLE)
+    assert not re.search(r"@import|url\(\s*['\"]?http", page.STYLE)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
         "accuracy_by_cost.svg",

@@ -1,0 +1,138 @@
+"""A convolution ends at its window; does self-attention reach what lies at any distance?"""
+
+from collections.abc import Mapping
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from attnconv import models, train
+from attnconv.claims import training
+from attnconv.claims.claim import (
+    Claim,
+    Evidence,
+    Figure,
+    Part,
+    Series,
+    Setting,
+    interval,
+    over_seeds,
+)
+from attnconv.spec import Spec
+from attnconv.train import Data
+
+SEEDS, STEPS, PARAMS = 3, 600, 20_000
+RATES = (0.003, 0.01)
+LENGTH, CLASSES = 128, 8
+EXAMPLES = {"train": 4096, "validation": 512, "test": 2048}
+WINDOWS = {"cnn:17": 17, "cnn:65": 65, "neighborhood:17": 17, "attention": None}
+JUDGED = (2, 6, 24, 96)  # distances within both windows, within the larger, beyond both
+DRAWN = (1, 2, 4, 6, 8, 9, 12, 16, 24, 32, 33, 48, 64, 96)
+SOLVED, MARGIN, EXACT = 95.0, 5.0, 1e-5  # percent, points, relative
+PROBES = 256  # examples whose far side is exchanged
+
+
+def test(setting: Setting) -> Evidence:
+    data = {
+        name: find_task(count, seed=[setting.seed, i])
+        for i, (name, count) in enumerate(EXAMPLES.items())
+    }
+    spec = Spec((LENGTH, CLASSES + 1), CLASSES, "labels")
+    seeds = range(setting.seed, setting.seed + SEEDS)
+    parts, rows, series = [], [], []
+    for name, window in WINDOWS.items():
+        make = training.family(name, spec, params=PARAMS)
+        trained = training.fit(
+            make, data["train"], data["validation"], steps=STEPS, rates=RATES, seeds=seeds
+        )
+        each = [by_distance(trained, params, data["test"]) for params in trained.params]
+        accuracy = {d: over_seeds([found[d] for found in each]) for d in DRAWN}
+        radius = LENGTH if window is None else window // 2
+        parts += [expected(name, d, accuracy[d], radius) for d in JUDGED]
+        change = "-"
+        if window is not None:
+            most = max(change_from_beyond(trained, p, data["test"], radius) for p in trained.params)
+            change = f"{most:.2g}"
+            what = f"{name}: change of its scores by what lies beyond its window"
+            parts.append(Part(what, most, most, most, below=EXACT))
+        count = models.parameters(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0))))
+        rows.append([name, f"{count:,}", *(interval(*accuracy[d]) for d in JUDGED), change])
+        y, low, high = zip(*accuracy.values(), strict=True)
+        series.append(Series(name, DRAWN, y, low, high))
+    return Evidence(
+        parts,
+        ["model", "parameters", *(f"accuracy at {d}, %" for d in JUDGED), "change from beyond"],
+        rows,
+        Figure("distance of what is asked for (log)", "accuracy, %", series),
+        f"Generated sequences of {LENGTH} vectors, each one of {CLASSES} symbols and one of them "
+        "marked: what is the marked symbol? Every vector is asked, so that each distance occurs. "
+        f"{EXAMPLES['train']:,} to train on, {EXAMPLES['test']:,} to test; {STEPS} steps, {SEEDS} "
+        f"seeds, learning rates {RATES}, about {PARAMS:,} parameters. cnn:17 sees 17 positions, 8 "
+        f"on each side. Change: |f(x') - f(x)| / |f(x)| of the trained scores f in the middle, x' "
+        f"with other symbols and marks beyond the window; the largest of {PROBES} examples.",
+    )
+
+
+def find_task(count: int, seed: list[int]) -> Data:
+    """Sequences of one-hot symbols and a mark on one of them, which is the label of every vector.
+
+    The symbols are independent, so that who does not see the marked one can only guess.
+    """
+    rng = np.random.default_rng(seed)
+    symbols = rng.integers(0, CLASSES, (count, LENGTH))
+    marked = np.arange(LENGTH) == rng.integers(0, LENGTH, (count, 1))
+    inputs = np.concatenate([np.eye(CLASSES)[symbols], marked[..., None]], axis=-1)
+    labels = np.broadcast_to(symbols[marked][:, None], symbols.shape)
+    return Data(inputs.astype(np.float32), labels.astype(np.int32))
+
+
+def distances(inputs: Float[np.ndarray, "B T C"]) -> Int[np.ndarray, "B T"]:
+    """How far each vector is from the marked one."""
+    return np.abs(np.arange(inputs.shape[1]) - inputs[..., -1].argmax(axis=1)[:, None])
+
+
+def by_distance(trained: training.Fit, params: chex.ArrayTree, test: Data) -> Mapping[int, float]:
+    """The accuracy in percent of the vectors at each distance from the marked one."""
+    right = train.judged(trained.programs, params, test)[0] == test.labels
+    apart = distances(test.inputs)
+    return {d: 100 * float(right[apart == d].mean()) for d in DRAWN}
+
+
+def expected(name: str, distance: int, accuracy: tuple[float, float, float], radius: int) -> Part:
+    """What the claim says of a distance: solved within the radius, chance beyond it."""
+    what = f"{name}: accuracy at distance {distance}, %"
+    if distance <= radius:
+        return Part(what, *accuracy, above=SOLVED)
+    return Part(what, *accuracy, below=100 / CLASSES + MARGIN)
+
+
+def change_from_beyond(
+    trained: training.Fit, params: chex.ArrayTree, test: Data, radius: int
+) -> float:
+    """The largest change of the scores in the middle when all beyond the radius is exchanged."""
+    x = test.inputs[:PROBES]
+    middle = LENGTH // 2
+    far = np.abs(np.arange(LENGTH) - middle) > radius
+    exchanged = np.where(far[:, None], np.roll(x, 1, axis=0), x)
+    before, after = (
+        np.asarray(trained.programs.scores(params, jnp.asarray(inputs)))[:, middle]
+        for inputs in (x, exchanged)
+    )
+    change = np.linalg.norm(after - before, axis=1) / np.linalg.norm(before, axis=1)
+    return float(change.max())
+
+
+CLAIM = Claim(
+    "reach",
+    "What lies beyond its window a convolutional net cannot use; self-attention reaches any "
+    "distance.",
+    "Vaswani et al. 2017, Attention Is All You Need, table 1: the path between two positions is "
+    "O(1) long through self-attention, O(n / k) through convolutions.",
+    f"At equal parameters, accuracy above {SOLVED:g} % at each distance that lies within the "
+    f"window, which for attention is every one of {', '.join(map(str, JUDGED))}; at those beyond "
+    f"the window, for cnn and neighborhood attention, less than {MARGIN:g} points above the chance "
+    f"of {100 / CLASSES:g} %, and scores that what lies there changes by less than {EXACT:g}.",
+    test,
+)

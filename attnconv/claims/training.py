@@ -1,0 +1,98 @@
+"""Training the arms of an experiment: the same data, steps, seeds and search for each."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import chex
+import numpy as np
+from flax import nnx
+
+from attnconv import batching, models, runs, train
+from attnconv.train import Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """One arm, trained from several seeds at the learning rate that validation chose.
+
+    Attributes:
+      programs: its compiled functions.
+      params: of each seed.
+      rate: the learning rate.
+      train, validation: mean loss and accuracy of each seed.
+    """
+
+    programs: train.Programs
+    params: list[chex.ArrayTree]
+    rate: float
+    train: list[train.Score]
+    validation: list[train.Score]
+
+    def right(self, test: Data) -> np.ndarray:
+        """For each seed and example, the part of its labels that is predicted, `[R, E]`."""
+        predicted = np.stack([train.judged(self.programs, p, test)[0] for p in self.params])
+        found, of = train.right(predicted, test.labels, writes=self.programs.writes)
+        return found / of
+
+
+def fit(
+    make: Callable[..., nnx.Module],
+    data: Data,
+    validation: Data,
+    *,
+    steps: int,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    subset: Callable[[int], np.ndarray] | None = None,
+    recipe: train.Recipe | None = None,
+    gradient: train.Gradient | None = None,
+    augment: Callable[[Any, Any], Any] | None = None,
+) -> Fit:
+    """Trains at each learning rate from each seed, and keeps the rate that is best on validation.
+
+    Args:
+      make: makes a model, given `rngs`.
+      data: all training examples.
+      validation: chooses the learning rate, by accuracy and then by loss.
+      steps: updates of each run.
+      rates: learning rates.
+      seeds: of weights, subset and batch order.
+      subset: the indices of the training examples of a seed; all where None.
+      recipe: how it is trained; `train.Recipe()` where None.
+      gradient, augment: as for `train.Programs`.
+    """
+    recipe = train.Recipe() if recipe is None else recipe
+    programs = train.Programs(make, recipe, gradient=gradient, augment=augment)
+    everything = np.arange(len(data.labels))
+
+    def order(seed: int) -> np.ndarray:
+        examples = everything if subset is None else subset(seed)
+        return batching.order(examples, steps=steps, batch=recipe.batch, seed=seed)
+
+    grid = [runs.Run(rate, seed, order(seed)) for rate in rates for seed in seeds]
+    trained = runs.train_all(programs, data, grid, validation=validation)
+    by_rate = [trained[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(rates))]
+
+    def quality(i: int) -> tuple[float, float]:
+        scores = [t.validation for t in by_rate[i]]
+        return float(np.mean([s.accuracy for s in scores])), -float(
+            np.mean([s.loss for s in scores])
+        )
+
+    best = max(range(len(rates)), key=quality)
+    kept = by_rate[best]
+    return Fit(
+        programs,
+        [t.params for t in kept],
+        rates[best],
+        [t.train for t in kept],
+        [t.validation for t in kept],
+    )
+
+
+def family(name: str, spec: models.Spec, *, params: int) -> Callable[..., nnx.Module]:
+    """Makes models of a family with that number of parameters."""
+    size = models.size_for(name, spec, budget=params)
+    return functools.partial(models.make, name, spec, size)

@@ -1,0 +1,102 @@
+"""Puts what the field says of convolution and self-attention to the test.
+
+    python -m experiments.claims --data_dir=DIR
+    python -m experiments.claims --only=permutation,translation
+    python -m experiments.claims --list
+
+Each claim has a source, a criterion and the smallest experiment that could contradict it; the
+verdict is "holds", "does not hold here" or "not decided". In --out: claims.html and claims.md to
+read, a figure for each claim, claims.json. What is there already is kept.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+import attnconv
+from attnconv import claims, environment, results
+from attnconv.config import MOST_SEED
+from attnconv.errors import UsageError, unknown
+from attnconv.report import claims as report
+from experiments import common
+
+flags.DEFINE_list("only", [], "The claims to test. Default: all.")
+flags.DEFINE_boolean("resume", True, "Keep the verdicts that are in --out; --noresume: all again.")
+flags.DEFINE_boolean("docs", False, "Write docs/claims.md and its figures too.")
+for name in ("data_dir", "list", "out", "seed"):
+    flags.declare_key_flag(name)
+FLAGS = flags.FLAGS
+
+MOST_RUNS = 1000  # of a claim, each with a seed of its own
+
+
+def main() -> None:
+    for name in FLAGS.only:
+        if name not in claims.CLAIMS:
+            raise unknown("claim", name, claims.CLAIMS)
+    if not 0 <= FLAGS.seed <= MOST_SEED - MOST_RUNS:
+        most = MOST_SEED - MOST_RUNS
+        raise UsageError(f"seed={FLAGS.seed}: expected a number from 0 to {most}")
+    data_dir = None if FLAGS.data_dir is None else Path(FLAGS.data_dir).expanduser()
+    if data_dir is not None and not data_dir.is_dir():
+        raise UsageError(f"data_dir={str(data_dir)!r}: there is no such folder")
+    setting = claims.Setting(seed=FLAGS.seed, data_dir=data_dir)
+    chosen = [claims.CLAIMS[name] for name in FLAGS.only] or list(claims.CLAIMS.values())
+    lacking = {c.name: missing for c in chosen if (missing := claims.missing(c, setting))}
+    if FLAGS.only and lacking:
+        name, sets = next(iter(lacking.items()))
+        raise UsageError(f"claim {name}: expected {', '.join(sets)} in --data_dir")
+
+    out = Path(FLAGS.out or "runs/claims").expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "claims.json"
+    stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for claim in chosen:
+        if claim.name in lacking:
+            print(f"{claim.name:<20} not run: needs {', '.join(lacking[claim.name])} in --data_dir")
+            continue
+        mark = {"seed": FLAGS.seed, "version": attnconv.__version__}
+        kept = stored.get(claim.name)
+        if not FLAGS.resume or kept is None or any(kept[key] != mark[key] for key in mark):
+            began = time.perf_counter()
+            print(f"{claim.name:<20} {claim.statement}", flush=True)
+            evidence = claim.test(setting)
+            seconds = time.perf_counter() - began
+            stored[claim.name] = {**record(claim, evidence), "seconds": seconds, **mark}
+            results.write_json(path, stored)
+        found = stored[claim.name]
+        print(f"{'':<20} {found['verdict']} ({found['seconds']:.0f} s)")
+        for part in found["parts"]:
+            print(f"{'':<22} {part['what']}: {report.values_of(part)}")
+    found = [stored[name] for name in claims.CLAIMS if name in stored]
+    if not found:
+        return
+    about = environment.describe()
+    report.write(found, about, out)
+    report.write_page(found, about, out)
+    print(f"\nIn {out}: claims.html, claims.md, figures (.svg), claims.json")
+    if FLAGS.docs:
+        report.write(found, about, Path("docs"))
+
+
+def record(claim: claims.Claim, evidence: claims.Evidence) -> dict[str, Any]:
+    """A claim with its evidence and verdict, as JSON values."""
+    found = dataclasses.asdict(evidence)
+    for part, of in zip(evidence.parts, found["parts"], strict=True):
+        of["verdict"] = part.verdict
+    told = {key: getattr(claim, key) for key in ("name", "statement", "source", "criterion")}
+    return {**told, "verdict": evidence.verdict, **found}
+
+
+def show_list() -> None:
+    for claim in claims.CLAIMS.values():
+        needs = f" (needs {', '.join(claim.needs)})" if claim.needs else ""
+        print(f"{claim.name:<20} {claim.statement}{needs}")
+
+
+if __name__ == "__main__":
+    common.launch(main, listing=show_list)
