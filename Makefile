@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare bench test floors check format env clean
+.PHONY: compare bench test proofs floors check format env clean
 
-compare: env  ## five model families on real scans of digits: a table, a report, figures
+compare: env  ## seven model families on real scans of digits: a table, a report, figures
 	$(BIN)/python -m experiments.compare --task=digits --train_sizes=100,400,all --out=runs/digits
 
 bench: env  ## speed and memory of this machine beside other frameworks; docs/benchmarks.md
 	$(BIN)/python -m experiments.bench --docs
 
 test: env  ## values, gradients, doctests, command lines
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -m "not slow"
+
+proofs: env  ## the longer tests
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -m slow
 
 floors: env  ## what each kind of task must reach: an hour, with the data of BUILD.md
 	$(BIN)/python -m pytest -s tests/floors.py

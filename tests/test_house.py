@@ -9,18 +9,25 @@ ROOT = Path(__file__).parents[1]
 # Each room may import from the rooms in its line and those below it.
 FLOORS = (
     ("experiments",),
-    ("bench",),
+    ("bench", "claims"),
     ("report", "study"),
-    ("checkpoint", "environment", "results", "stats"),
+    ("summary",),
+    ("checkpoint", "environment", "results", "stats", "config"),
     ("runs",),
     ("train",),
     ("models", "tasks"),
-    ("nn", "decoding", "batching"),
+    ("nn", "decoding", "batching", "analysis"),
     ("functional",),
     ("lowering",),
     ("spec", "errors", "allocator"),
 )
-STRANGERS = {("models", "tasks"), ("tasks", "models"), ("report", "study"), ("train", "tasks")}
+STRANGERS = {
+    ("models", "tasks"),
+    ("tasks", "models"),
+    ("report", "study"),
+    ("report", "claims"),
+    ("train", "tasks"),
+}
 ONLY_FOR = {"lowering": {"functional", "lowering"}}
 
 

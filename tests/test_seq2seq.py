@@ -229,6 +229,7 @@ def reversals(rng, count):
     return x, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [AttentionSeq2Seq], ids=["AttentionSeq2Seq"])
 def test_it_learns_to_reverse(family):
     spec = Spec((5,), 7, output="sequence", vocabulary=8, padded=True, steps=6)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from attnconv import batching, models, results, runs, study, tasks, train
+from attnconv.config import common_budget, completed, defaults, plan
 from attnconv.errors import UsageError
 from attnconv.spec import Graph, Spec
+from attnconv.summary import example_scores
 
 CONFIG = study.Config(
     task="digits",
@@ -312,7 +314,7 @@ def test_scores_of_any_output_are_those_of_the_stored_predictions(own):
         assert cell["test_by_seed"] == pytest.approx(by_seed, abs=1e-12)
         assert cell["test"]["estimate"] == pytest.approx(np.mean(by_seed), abs=1e-12)
         assert cell["test"]["low"] < cell["test"]["estimate"] <= cell["test"]["high"]
-        scores = study.example_scores(task, predicted)
+        scores = example_scores(task, predicted)
         assert scores.shape == (2, 12)
         np.testing.assert_allclose(scores.mean(1), by_seed, atol=1e-12)
         if output != "labels":
@@ -335,7 +337,7 @@ def test_scores_of_examples_have_the_spread_of_a_ratio_of_sums():
     predicted = np.where(wrong, (labels + 1) % 3, labels)[None]
     splits = dict.fromkeys(("train", "validation", "test"), tasks.Split(labels, labels))
     task = tasks.Task("tags", "here", Spec((30,), 3, "labels", 5), ("a", "b", "c"), **splits)
-    scores = study.example_scores(task, predicted)
+    scores = example_scores(task, predicted)
     right = ((predicted[0] == labels) & there).sum(1)
     assert scores.mean() == pytest.approx(right.sum() / lengths.sum(), abs=1e-12)
     drawn = rng.integers(0, 150, (4000, 150))
@@ -347,14 +349,15 @@ def test_scores_of_examples_have_the_spread_of_a_ratio_of_sums():
 
 
 IMAGE, TEXT = Spec((8, 8, 1), 3), Spec((9,), 3, vocabulary=7)
+ON_A_GRID = ("cnn", "neighborhood", "gated", "attention", "hybrid")
 NODE = Spec((4, 2), 3, graph=Graph(np.zeros((4, 2), np.float32), np.zeros((4, 4), bool)))
 
 
 @pytest.mark.parametrize(
     ("spec", "expected", "fit"),
     [
-        (IMAGE, (30_000, (0.003, 0.01, 0.03), 30), ("mlp", "local", "cnn", "attention", "hybrid")),
-        (TEXT, (30_000, (0.001, 0.003, 0.01), 10), ("mlp", "local", "cnn", "attention", "hybrid")),
+        (IMAGE, (30_000, (0.003, 0.01, 0.03), 30), ("mlp", "local", *ON_A_GRID)),
+        (TEXT, (30_000, (0.001, 0.003, 0.01), 10), ("mlp", "local", *ON_A_GRID)),
         (
             NODE,
             (30_000, (0.001, 0.003, 0.01), 30),
@@ -363,7 +366,7 @@ NODE = Spec((4, 2), 3, graph=Graph(np.zeros((4, 2), np.float32), np.zeros((4, 4)
         (
             dataclasses.replace(TEXT, output="labels"),
             (100_000, (0.001, 0.003, 0.01), 30),
-            ("mlp", "cnn", "attention", "hybrid"),
+            ("mlp", *ON_A_GRID),
         ),
         (
             dataclasses.replace(TEXT, output="sequence", steps=4),
@@ -376,14 +379,14 @@ NODE = Spec((4, 2), 3, graph=Graph(np.zeros((4, 2), np.float32), np.zeros((4, 4)
 def test_what_is_not_asked_for_has_a_default_by_the_kind_of_task(spec, expected, fit, monkeypatch):
     asked = []
     monkeypatch.setattr(models, "size_for", lambda name, spec, budget: asked.append((name, budget)))
-    assert study.defaults(spec) == expected
-    config = study.completed(study.Config(task="any"), spec)
+    assert defaults(spec) == expected
+    config = completed(study.Config(task="any"), spec)
     assert (config.budget, config.learning_rates, config.models) == (*expected[:2], fit)
     assert asked == [(name, config.budget) for name in fit]  # each can have it
     config = study.Config(task="any", models=("cnn:9",), learning_rates=(0.1,), budget=77)
-    assert study.completed(config, spec) == config
+    assert completed(config, spec) == config
     config = dataclasses.replace(config, match="none", budget=None)
-    assert study.completed(config, spec) == config
+    assert completed(config, spec) == config
 
 
 @pytest.mark.parametrize(
@@ -395,12 +398,12 @@ def test_a_budget_is_doubled_until_all_can_have_it(least, found, monkeypatch):
             raise UsageError("too small")
 
     monkeypatch.setattr(models, "size_for", size_for)
-    assert study.common_budget(("cnn", "mlp"), TEXT, 100) == found
+    assert common_budget(("cnn", "mlp"), TEXT, 100) == found
 
 
 def test_steps_grow_with_the_root_of_the_examples():
     config = study.Config(task="digits", models=("mlp",), train_sizes=(100, None), budget=2_000)
-    cells = study.plan(config, tasks.load("digits"))
+    cells = plan(config, tasks.load("digits"))
     assert [(c.train_size, c.steps) for c in cells] == [(100, 300), (1167, round(30 * 1167**0.5))]
 
 

@@ -104,6 +104,7 @@ def test_dtypes(form, dtype, tolerance):
         assert_close(*both(of, options), tolerance)
 
 
+@pytest.mark.slow
 def test_forward_mode_and_derivatives_of_gradients(form):
     moving, options, ct = arrays(1)
     along = [jnp.cos(x) for x in moving]
@@ -119,6 +120,7 @@ def test_forward_mode_and_derivatives_of_gradients(form):
     assert_close(*both(of, options), 1e-4)
 
 
+@pytest.mark.slow
 def test_vmap_jit_checkpoint_and_shard_map(form):
     (query, key, value, *_), _, ct = arrays(3)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
