@@ -94,7 +94,7 @@ def _multi_head(name: str, B: int, T: int, N: int, K: int) -> Iterator[Case]:
 def _neighborhood(
     name: str, B: int, grid: tuple[int, int], N: int, K: int, *, window: int, **floors: Floors
 ) -> Iterator[Case]:
-    """The others attend to all positions under a mask, where their scores fit into memory."""
+    """The others attend to all positions under a mask."""
     sizes = {"B": B, **dict(zip("HW", grid, strict=True)), "N": N, "K": K, "h": window, "w": window}
     arrays = dict.fromkeys(("query", "key", "value"), "BHWNK")
     name = f"neighborhood-{name}"
@@ -160,11 +160,6 @@ def _long() -> Case:
     return dataclasses.replace(case, peers=("attnconv", "torch"), most_memory=1.5e9)
 
 
-def _alone(found: Iterator[Case]) -> Iterator[Case]:
-    """Ours only: the scores of the others would not fit into memory."""
-    return (dataclasses.replace(case, peers=("attnconv",)) for case in found)
-
-
 _IMAGE, _DEEP = (32, 32, 32, 64), (32, 16, 16, 128)
 _OPERATORS: tuple[Case, ...] = (
     *_attention(
@@ -189,7 +184,6 @@ _OPERATORS: tuple[Case, ...] = (
     *_attention("k128", 2, 1024, K=128),
     *_neighborhood("28x28-w7", 4, (28, 28), 4, 32, window=7),
     *_neighborhood("56x56-w7", 4, (56, 56), 4, 32, window=7, gradient={"jax": 10}),
-    *_alone(_neighborhood("112x112-w7", 4, (112, 112), 4, 32, window=7)),
     *_multi_head("b32-t64", 32, 64, 4, 16),
     *_multi_head("b4-t1024", 4, 1024, 8, 64),
     *_conv(
