@@ -7,10 +7,11 @@ from typing import Any
 
 from matplotlib import figure, style
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from attnconv import results
 from attnconv.report import values
-from attnconv.report.figures import BARS, LOOK
+from attnconv.report.figures import BARS, LOOK, log_ticks
 from attnconv.report.page import STYLE, paragraph, table_html
 from attnconv.report.tables import Table
 from attnconv.report.text import escaped, markdown_table
@@ -136,13 +137,17 @@ def draw(drawn: Mapping[str, Any]) -> figure.Figure:
     if names:
         axes.set_xticks(range(len(names)), names)
         axes.grid(axis="x", visible=False)
-    for label, scale, name in (
-        (drawn["x"], axes.set_xscale, axes.set_xlabel),
-        (drawn["y"], axes.set_yscale, axes.set_ylabel),
+    for label, axis, scale, name in (
+        (drawn["x"], axes.xaxis, axes.set_xscale, axes.set_xlabel),
+        (drawn["y"], axes.yaxis, axes.set_yscale, axes.set_ylabel),
     ):
         name(label.removesuffix(LOG))
         if label.endswith(LOG):
             scale("log")
+            numbers = [at for line in series for at in line[axis.axis_name] if at > 0]
+            ticks = log_ticks(numbers)
+            axis.set_minor_locator(NullLocator())
+            axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     if len(series) > 1:
         canvas.legend(loc="outside right upper")
     return canvas
