@@ -209,7 +209,8 @@ class _Tiles:
         by_place = bias is not None and bias.shape[1:] == tuple(t.axis.window for t in self.tiling)
         x = jnp.zeros((1,) * (rank + 1), dtype) if bias is None else bias.astype(dtype)
         seen = jnp.ones((1,) * (rank + 1), bool)
-        tables = [patterns(t, by_place=by_place)[0] for t in self.tiling]
+        found = map(patterns, self.tiling)
+        tables = [p.places if by_place else p.offsets for p in found]
         for axis, pattern in enumerate(tables):
             index = pattern.ravel()
             if bias is not None:
@@ -242,12 +243,12 @@ class _Place:
         self.columns = [
             jnp.asarray(t.key_starts, index.dtype)[i] for i, t in zip(tile, tiling, strict=True)
         ]
-        tables = [patterns(t, by_place=False) for t in tiling]
+        found = [patterns(t) for t in tiling]
         kinds = [
-            jnp.asarray(which, index.dtype)[g, i]
-            for (_, which), g, i in zip(tables, group, tile, strict=True)
+            jnp.asarray(p.which, index.dtype)[g, i]
+            for p, g, i in zip(found, group, tile, strict=True)
         ]
-        self.kind = _ravel(kinds, [len(different) for different, _ in tables])
+        self.kind = _ravel(kinds, [len(p.places) for p in found])
 
     def queries(self, x: Float[Array, "X B N *T K"]) -> Float[Array, "F N R K"]:
         return self._read(x, self.rows, [t.rows for t in self.tiling])

@@ -97,20 +97,36 @@ class Tiling(NamedTuple):
         return np.clip(start, 0, self.axis.length - self.columns)
 
 
+class Patterns(NamedTuple):
+    """The different tiles of an axis, and which each is.
+
+    Attributes:
+      places: entries of `Axis.entries` by place, `[P, rows, columns]`.
+      offsets: the same by offset.
+      which: the pattern of each `[group, tile]`.
+    """
+
+    places: np.ndarray
+    offsets: np.ndarray
+    which: np.ndarray
+
+
 @functools.cache
-def patterns(tiling: Tiling, *, by_place: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The different tiles, `[P, rows, columns]` of entries, and which each `[group, tile]` is."""
+def patterns(tiling: Tiling) -> Patterns:
+    """Tiles are alike where places and offsets are."""
     found: dict[bytes, int] = {}
     different: list[np.ndarray] = []
     which = np.zeros((tiling.axis.dilation, tiling.tiles), int)
     for residue, tile in np.ndindex(which.shape):
         query = tile * tiling.rows + np.arange(tiling.rows)
         key = tiling.key_starts[tile] + np.arange(tiling.columns)
-        entries = tiling.axis.entries(residue, query, key, by_place=by_place)
+        both = [tiling.axis.entries(residue, query, key, by_place=b) for b in (True, False)]
+        entries = np.stack(both)
         which[residue, tile] = found.setdefault(entries.tobytes(), len(found))
         if len(found) > len(different):
             different.append(entries)
-    return np.stack(different), which
+    places, offsets = np.stack(different, axis=1)
+    return Patterns(places, offsets, which)
 
 
 @functools.cache

@@ -100,6 +100,27 @@ def test_is_what_loops_say(seed):
     np.testing.assert_allclose(dense(*arrays, bias, **options), expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("border", ["shift", "zero"])
+def test_tiles_that_are_alike_along_one_axis_only(border, monkeypatch):
+    """One query of the first axis and two of the second: at the border and inside."""
+
+    def small_tiles(axes):
+        return tuple(
+            tiles.Tiling(axis, rows, -(-axis.length // rows))
+            for axis, rows in zip(axes, (1, 2), strict=True)
+        )
+
+    monkeypatch.setattr(tiles, "tile", small_tiles)
+    query, key, value = small(grid=(6, 7))
+    options = {"window": (3, 3), "dilation": (1, 1), "is_causal": (False,) * 2, "border": border}
+    for offsets in (3, 5):
+        bias = np.random.default_rng(offsets).normal(size=(2, offsets, offsets))
+        bias = jnp.asarray(bias, jnp.float32)
+        expected = loops(query, key, value, bias, 1.0, **options)
+        actual = F.neighborhood_attention(query, key, value, bias=bias, scale=1.0, **options)
+        np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
 @pytest.fixture(params=["one example at a time", "all at once"])
 def part(request, monkeypatch):
     monkeypatch.setattr(lowering, "PART", 1 if request.param[:3] == "one" else 1 << 40)
@@ -237,7 +258,7 @@ def test_tiles_hold_every_window():
         tiles.Axis, itertools.product([11], range(1, 6), [1, 2], [False], [True, False])
     ):
         for tiling in {tiles.tile((axis,))[0], tiles.Tiling(axis, 2, -(-axis.length // 2))}:
-            different, which = tiles.patterns(tiling, by_place=False)
+            _, different, which = tiles.patterns(tiling)
             for residue, tile in np.ndindex(which.shape):
                 start = tiling.key_starts[tile]
                 for row in range(tiling.rows):
