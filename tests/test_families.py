@@ -443,9 +443,9 @@ def by_hand(name, spec, size):
     block = 4 * w * w + 2 * w * h
     position = 0 if spec.graph is not None else length * w
     if name == "neighborhood":  # four heads, windows of 9
-        position = 2 * 4 * 17
+        position += 2 * 4 * 17
     if name == "gated":  # nine heads: a centre and its sharpness, a gate
-        position = 2 * 9 * 3
+        position += 2 * 9 * 3
     weights = convolved + position + 2 * (block + 9 * w + h) + 2 * w + (w + 1) * o
     # Of neighborhood attention all is one tile; a feature of a head says which keys are there.
     # Gated attention weighs the values twice, and scores positions by two numbers for each head.

@@ -46,13 +46,10 @@ def direct_parameters(name: str, spec: Spec, size: Size) -> int:
         patch = [1] if len(spec.grid) == 1 else [max(2, -(-n // 8)) for n in spec.grid]
         vectors = np.prod([-(-n // p) for n, p in zip(spec.grid, patch, strict=True)])
         head = 2 * w + (w + 1) * classes
-        # A vector for each position; a number for each head and offset; a centre and a gate.
-        places = {
-            "attention": vectors * w,
-            "neighborhood": 2 * 4 * 9 ** len(spec.grid),
-            "gated": 2 * 9 * (len(spec.grid) + 2),
-        }
-        return (np.prod(patch) * c + 1) * w + places[name] + 2 * block(w) + head
+        # A number for each head and offset; for each head a centre, its sharpness and a gate.
+        relative = {"neighborhood": 4 * 9 ** len(spec.grid), "gated": 9 * (len(spec.grid) + 2)}
+        blocks = 2 * (block(w) + relative.get(name, 0))
+        return (np.prod(patch) * c + 1) * w + vectors * w + blocks + head
     total, features = window * c * w + w, w
     for _ in range(stages - 1):
         total += window * features * 2 * features + 2 * features
