@@ -6,9 +6,8 @@ from jaxtyping import Float32, Int64
 from attnconv.tasks.raw import Raw
 
 PATCHES, FEATURES = 16, 16
-NOISE = (
-    0.2  # 0.8 / sqrt(PATCHES): the published bounds are for noise that falls as 1 / sqrt(PATCHES)
-)
+# 0.8 / sqrt(PATCHES): the published bounds are for noise that falls as 1 / sqrt(PATCHES).
+NOISE = 0.2
 
 _EXAMPLES = {"train": 20_480, "validation": 2_000, "test": 4_000}
 
@@ -17,7 +16,7 @@ def dsd() -> Raw:
     """The dynamic signal distribution: which sign has the signal in one of 16 patches of noise?
 
     `x_i = y [i = t] w + n_i` for the patches i: a unit vector w of 16 features, the same in all
-    examples, with the sign y, in a patch t drawn evenly; noise n of deviation 0.15 in every
+    examples, with the sign y, in a patch t drawn evenly; noise n of deviation 0.2 in every
     feature. The inputs are sequences of 16 patches.
 
     Source: Lahoti et al. 2024, Role of Locality and Weight Sharing in Image-Based Tasks (arXiv
