@@ -64,7 +64,7 @@ def fit(
       gradient, augment: as for `train.Programs`.
     """
     recipe = train.Recipe() if recipe is None else recipe
-    programs = train.Programs(make, recipe, gradient=gradient, augment=augment)
+    programs = _programs(make, recipe, gradient, augment)
     everything = np.arange(len(data.labels))
 
     def order(seed: int) -> np.ndarray:
@@ -90,6 +90,17 @@ def fit(
         [t.train for t in kept],
         [t.validation for t in kept],
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _programs(
+    make: Callable[..., nnx.Module],
+    recipe: train.Recipe,
+    gradient: train.Gradient | None,
+    augment: Callable[[Any, Any], Any] | None,
+) -> train.Programs:
+    """Kept for the next call, which often is the same arm with more examples: no compiling."""
+    return train.Programs(make, recipe, gradient=gradient, augment=augment)
 
 
 def family(name: str, spec: models.Spec, *, params: int) -> Callable[..., nnx.Module]:

@@ -79,7 +79,7 @@ def test_examples_needed():
     sizes = (4, 16, 64)
     assert examples_needed(sizes, (50.0, 70.0, 90.0), 80.0) == pytest.approx(32)
     assert examples_needed(sizes, (50.0, 90.0, 60.0), 90.0) == pytest.approx(16)
-    assert np.isnan(examples_needed(sizes, (50.0, 60.0, 70.0), 80.0))
+    assert examples_needed(sizes, (50.0, 60.0, 70.0), 80.0) == np.inf
     assert examples_needed(sizes, (85.0, 70.0, 95.0), 80.0) == 4
 
 
