@@ -26,7 +26,7 @@ from attnconv.claims.training import family, fit
 from attnconv.train import Data
 
 SEEDS, PARAMS, RATES = 5, 15_000, (0.003, 0.01)
-STEPS = 15  # for each root of the number of examples
+STEPS, LEAST = 15, 300  # for each root of the number of examples, and in all
 # From more examples than this on: fewer seeds, at the learning rate that fewer examples chose.
 MANY, FEW_SEEDS = 10_000, 3
 # Of sharpness-aware minimisation: between the 0.05 of Foret et al. 2021 and the 0.2 that Chen et
@@ -111,8 +111,9 @@ def test(setting: Setting) -> Evidence:
         Figure("training examples (log)", "cnn - attention, points of accuracy", series),
         f"About {PARAMS:,} parameters; equal FLOPs: a cnn with the FLOPs of that attention. "
         f"{SEEDS} seeds of weights, subset and batches, {STEPS} steps for each root of the number "
-        f"of examples, learning rates {RATES} chosen on validation for each row and model; with "
-        f"more than {MANY:,} examples {FEW_SEEDS} seeds and the rate that the next fewer chose. "
+        f"of examples and at least {LEAST}, learning rates {RATES} chosen on validation for each "
+        f"row and model; with more than {MANY:,} examples {FEW_SEEDS} seeds and the rate that the "
+        "next fewer chose. "
         "Augmented: mnist moved by up to 2 pixels, cifar10_3k by up to 4 and mirrored. "
         f"Sharpness-aware: radius {RADIUS:g}, two gradients a step. Differences paired by seed.",
     )
@@ -159,7 +160,7 @@ def fits(
             make,
             data,
             validation,
-            steps=round(STEPS * n**0.5),
+            steps=max(LEAST, round(STEPS * n**0.5)),
             rates=rates if n > MANY else RATES,
             seeds=range(seed, seed + (FEW_SEEDS if n > MANY else SEEDS)),
             subset=functools.partial(_subset, task, size),

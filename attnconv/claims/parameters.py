@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from attnconv import batching, models, runs, tasks, train
+from attnconv import batching, models, runs, tasks
 from attnconv.claims.claim import (
     Claim,
     Evidence,
@@ -17,7 +17,7 @@ from attnconv.claims.claim import (
     interval,
     over_seeds,
 )
-from attnconv.claims.training import family, fit
+from attnconv.claims.training import at_loss, family, fit, follow
 from attnconv.nn import Conv, LocallyConnected
 from attnconv.train import Data, Recipe
 
@@ -91,24 +91,6 @@ def parameters(name: str, side: int) -> int:
     return models.parameters(nnx.eval_shape(layer))
 
 
-def at_loss(
-    losses: Float[np.ndarray, "P"], values: Float[np.ndarray, "P V"], level: float
-) -> Float[np.ndarray, "V"]:
-    """The values where the loss first falls to a level, on the line over the log of the loss.
-
-    NaN where it never does, or begins below.
-
-    >>> at_loss(np.array([4.0, 1.0, 0.5]), np.array([[0.0], [1.0], [5.0]]), 2.0)
-    array([0.5])
-    """
-    there = np.flatnonzero(losses <= level)
-    if not there.size or there[0] == 0:
-        return np.full(values.shape[1], np.nan)
-    i = there[0]
-    way = np.log(losses[i - 1] / level) / np.log(losses[i - 1] / losses[i])
-    return values[i - 1] + way * (values[i] - values[i - 1])
-
-
 def _exponent(counts: list[int]) -> float:
     """The slope of the parameters over the pixels, both in logarithms."""
     return float(np.polyfit(2 * np.log(SIDES), np.log(counts), 1)[0])
@@ -136,29 +118,13 @@ def _gaps(
         chosen = digits.subset(EXAMPLES, seed=seed)
         order = batching.order(chosen, steps=STEPS, batch=RECIPE.batch, seed=seed)
         run = runs.Run(trained.rate, seed, order)
-        path = _along(trained.programs, data, run, held_out)
-        found.append([at_loss(path[:, 0], path[:, 1:], level) for level in LEVELS])
+        seen = Data(data.inputs[chosen], data.labels[chosen])
+        looks = seen, held_out
+        path = follow(trained.programs, runs.place(data), run, looks, every=EVERY, least=LEVELS[-1])
+        ours, theirs = path[:, 0], path[:, 1]
+        more = (theirs - ours) * (1, -100)
+        found.append([at_loss(ours[:, 0], more, level) for level in LEVELS])
     return np.moveaxis(np.array(found), 1, 2), trained.rate
-
-
-def _along(
-    programs: train.Programs, data: Data, run: runs.Run, held_out: Data
-) -> Float[np.ndarray, "P 3"]:
-    """The training loss and the gaps of loss and accuracy, before a run and every few steps."""
-    chosen = np.unique(run.order)
-    seen = Data(data.inputs[chosen], data.labels[chosen])
-    path: list[list[float]] = []
-
-    def look(state: train.TrainState, loss: float, seconds: float) -> None:
-        del loss, seconds
-        ours, theirs = (train.evaluate(programs, state.params, of) for of in (seen, held_out))
-        path.append([ours.loss, theirs.loss - ours.loss, 100 * (ours.accuracy - theirs.accuracy)])
-
-    look(programs.init(run.learning_rate, len(run.order), run.seed), 0.0, 0.0)
-    runs.train_one(
-        programs, runs.place(data), run, validation=held_out, save=look, save_every=EVERY
-    )
-    return np.array(path)
 
 
 CLAIM = Claim(

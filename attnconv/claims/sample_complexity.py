@@ -105,7 +105,9 @@ def test(setting: Setting) -> Evidence:
         needed[kind] = [examples_needed(SIZES, one, LEVEL) for one in zip(*curve, strict=True)]
         accuracy = [over_seeds(of_seeds) for of_seeds in curve]
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.params[0]))
-        rows.append([kind, f"{count:,}", _text(needed[kind]), *(interval(*one) for one in accuracy)])
+        rows.append(
+            [kind, f"{count:,}", _text(needed[kind]), *(interval(*one) for one in accuracy)]
+        )
         right, least, most = (np.array(ends) for ends in zip(*accuracy, strict=True))
         errors = [(100 - ends).tolist() for ends in (right, most, least)]
         series.append(Series(kind, SIZES, *errors))
@@ -136,8 +138,8 @@ def test(setting: Setting) -> Evidence:
         f"units, attention a convolution after one layer of self-attention; {STEPS} steps, "
         f"learning rates {RATES} chosen on validation for each net and size; {SEEDS} seeds, each "
         f"with training examples of its own; {len(held_out.labels):,} to test. Examples needed: "
-        f"where a seed first reaches {LEVEL:g} %, on the line over the log of the size; in the ratio "
-        f"to fewer, a seed that never does counts with {SIZES[-1]:,}.",
+        f"where a seed first reaches {LEVEL:g} %, on the line over the log of the size; in a ratio "
+        f"one that never does counts with {SIZES[-1]:,}.",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import chex
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from attnconv import batching, models, runs, train
 from attnconv.train import Data
@@ -90,6 +91,49 @@ def fit(
         [t.train for t in kept],
         [t.validation for t in kept],
     )
+
+
+def follow(
+    programs: train.Programs,
+    data: Data,
+    run: runs.Run,
+    looks: Sequence[Data],
+    *,
+    every: int,
+    least: float = 0.0,
+) -> Float[np.ndarray, "P looks 2"]:
+    """Loss and accuracy on each of `looks`, before a run and after every few of its steps.
+
+    It ends early where the first of them has a loss of `least`.
+    """
+    state, path = programs.init(run.learning_rate, len(run.order), run.seed), []
+    for start in range(0, len(run.order) + every, every):
+        scores = [train.evaluate(programs, state.params, look) for look in looks]
+        path.append([(score.loss, score.accuracy) for score in scores])
+        count = min(every, len(run.order) - start)
+        if count <= 0 or scores[0].loss <= least:
+            break
+        state, loss = programs.advance(state, *runs.batches(data, run.order, start, count))
+        runs.check_loss(float(loss), run, start + count)
+    return np.array(path)
+
+
+def at_loss(
+    losses: Float[np.ndarray, "P"], values: Float[np.ndarray, "P V"], level: float
+) -> Float[np.ndarray, "V"]:
+    """The values where the loss first falls to a level, on the line over the log of the loss.
+
+    NaN where it never does, or begins below.
+
+    >>> at_loss(np.array([4.0, 1.0, 0.5]), np.array([[0.0], [1.0], [5.0]]), 2.0)
+    array([0.5])
+    """
+    there = np.flatnonzero(losses <= level)
+    if not there.size or there[0] == 0:
+        return np.full(values.shape[1], np.nan)
+    i = there[0]
+    way = np.log(losses[i - 1] / level) / np.log(losses[i - 1] / losses[i])
+    return values[i - 1] + way * (values[i] - values[i - 1])
 
 
 @functools.lru_cache(maxsize=1)

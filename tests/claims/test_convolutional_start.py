@@ -40,7 +40,7 @@ def test_the_gains_follow_from_the_accuracies(monkeypatch):
         start = make.keywords.get("start")
         gain = {30: {None: 0, "random": 3, "convolution": 10}, 90: {None: 0, "random": 2}}
         gain[90]["convolution"] = 4
-        assert steps == round(claim.STEPS * n**0.5)
+        assert steps == max(claim.LEAST, round(claim.STEPS * n**0.5))
         right = 0.5 + 0.01 * gain[n][start] + 0.01 * np.array(seeds)[:, None]
         assert rates == (claim.RATES if n == 30 else claim.RATES[:1])
         right = np.broadcast_to(right, (len(seeds), 9))
@@ -60,6 +60,7 @@ def test_a_tiny_run_learns_and_is_whole(monkeypatch):
     monkeypatch.setattr(claim, "SIZES", {"digits": (30, 300)})
     monkeypatch.setattr(claim, "SEEDS", 2)
     monkeypatch.setattr(claim, "STEPS", 10)
+    monkeypatch.setattr(claim, "LEAST", 50)
     monkeypatch.setattr(claim, "RATES", (0.003,))
     evidence = claim.test(Setting())
     ends = [(part.low, part.estimate, part.high) for part in evidence.parts]

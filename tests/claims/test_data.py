@@ -79,7 +79,7 @@ def test_parts_and_rows_follow_from_the_accuracies(monkeypatch):
             gap = 0.12 if small else 0.15 if augment else 0.17 if gradient else gap
             accuracy += gap
         right = np.full((len(seeds), 50), accuracy) + 0.01 * np.array(seeds)[:, None]
-        assert steps == round(data.STEPS * n**0.5)
+        assert steps == max(data.LEAST, round(data.STEPS * n**0.5))
         return types.SimpleNamespace(rate=rates[-1], right=lambda probe: right)
 
     monkeypatch.setattr(data, "PLANS", TINY)
@@ -122,6 +122,7 @@ def test_a_tiny_run_learns_and_is_whole(monkeypatch):
     )
     monkeypatch.setattr(data, "SEEDS", 2)
     monkeypatch.setattr(data, "STEPS", 10)
+    monkeypatch.setattr(data, "LEAST", 50)
     monkeypatch.setattr(data, "RATES", (0.01,))
     monkeypatch.setattr(data, "PARAMS", 10_000)
     evidence = data.test(Setting())

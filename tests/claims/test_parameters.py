@@ -20,16 +20,6 @@ def test_parameters_of_a_layer(side):
     assert parameters.parameters("cnn", side) == (9 * 3 + 1) * 8
 
 
-def test_values_at_a_loss():
-    losses = np.array([2.0, 1.0, 0.25, 0.5, 0.1])
-    values = np.stack([np.arange(5.0), 10 * np.arange(5.0)], axis=1)
-    np.testing.assert_allclose(parameters.at_loss(losses, values, 1.0), [1, 10])
-    np.testing.assert_allclose(parameters.at_loss(losses, values, 0.5), [1.5, 15])
-    np.testing.assert_allclose(parameters.at_loss(losses, values, 0.25), [2, 20])
-    assert np.isnan(parameters.at_loss(losses, values, 0.01)).all()
-    assert np.isnan(parameters.at_loss(losses, values, 2.5)).all()
-
-
 @pytest.fixture
 def tiny(monkeypatch):
     chosen = {
