@@ -26,7 +26,7 @@ from attnconv.claims.training import fit
 from attnconv.nn import Conv, EncoderBlock, Linear, PositionEmbedding
 from attnconv.train import Data
 
-SEEDS, STEPS, RATES = 4, 1500, (0.001, 0.003)
+SEEDS, STEPS, RATES = 3, 1500, (0.001, 0.003)
 EXAMPLES, PROBE = 10_000, 256
 PATCH, BLOCKS, HEADS, FEATURES = 4, 4, 4, 32
 LOCAL, GLOBAL = 0.5, 0.75  # of the distance where attention is the same everywhere

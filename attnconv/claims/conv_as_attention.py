@@ -26,7 +26,7 @@ from attnconv.claims.quadratic import FEATURES, HEADS, LAYERS, Arrangement, Net,
 from attnconv.claims.training import fit
 from attnconv.train import Data
 
-SEEDS, STEPS, RATES = 4, 1500, (0.003, 0.01)
+SEEDS, STEPS, RATES = 4, 1000, (0.003, 0.01)
 EXAMPLES, PROBE = 10_000, 32
 SHARPNESS = (1.0, 2.0, 4.0, 8.0, 16.0)
 VANISHING = 46.0  # the sharpness from which float32 has no weight left for a neighbour

@@ -111,7 +111,8 @@ def introduction(environment: Mapping[str, str]) -> str:
         "Each claim has a criterion that was written before it was measured. It holds where the "
         "95 % interval of every quantity lies where the claim says, does not hold here where one "
         "lies wholly elsewhere, and is not decided otherwise: with these data, models and budgets, "
-        f"which are small. Measured on {environment['device']}, JAX {environment['jax']}."
+        "which are small. Each interval is 95 % by itself, so that one of many quantities may lie "
+        f"elsewhere by chance. Measured on {environment['device']}, JAX {environment['jax']}."
     )
 
 
