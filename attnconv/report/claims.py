@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib import figure, style
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from attnconv import results
 from attnconv.report import values
@@ -108,7 +108,8 @@ def html(found: Sequence[Result], environment: Mapping[str, str], drawings: Sequ
 
 def introduction(environment: Mapping[str, str]) -> str:
     return (
-        "Each claim has a criterion that was written before it was measured. It holds where the "
+        "Each claim has a criterion that was written before the numbers here were measured. It "
+        "holds where the "
         "95 % interval of every quantity lies where the claim says, does not hold here where one "
         "lies wholly elsewhere, and is not decided otherwise: with these data, models and budgets, "
         "which are small. Each interval is 95 % by itself, so that one of many quantities may lie "
@@ -149,6 +150,9 @@ def draw(drawn: Mapping[str, Any]) -> figure.Figure:
             ticks = log_ticks(numbers)
             axis.set_minor_locator(NullLocator())
             axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        elif axis is axes.xaxis and not names:
+            whole = all(isinstance(at, int) for line in series for at in line["x"])
+            axis.set_major_locator(MaxNLocator(integer=whole))
     if len(series) > 1:
         canvas.legend(loc="outside right upper")
     return canvas
