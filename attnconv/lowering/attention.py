@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from attnconv.lowering import attention_cpu
 from attnconv.lowering.attention_cpu import Fixed
@@ -29,6 +30,7 @@ PART = 1 << 19  # scores of the examples that are taken at once
 BLOCKS = 384 * 384  # scores of one head, from which on it is taken in blocks
 FEW = 64  # queries of all heads, up to which keys and values stay where they lie; see _few
 LONG = 4096  # keys, from which on they do for more than one query
+AT_ONCE = 1 << 26  # scores of all examples and heads that are there at once on other platforms
 
 
 def form(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[str, str]:
@@ -97,7 +99,55 @@ class _Parts(_Whole):
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks(_Whole):
-    """Some queries of one head at a time."""
+    """Some queries at a time, on a CPU of one head, elsewhere of all examples and heads."""
+
+    def plain(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+        """The weights are not kept, but computed again for the gradient."""
+        (B, T, N, K), S = moving.query.shape, moving.key.shape[1]
+        rows = rows_at_once(moving.query.shape, S)
+        if rows == T:
+            return super().plain(moving, fixed)
+        more = -T % rows
+        query = jnp.pad(moving.query, ((0, 0), (0, more), (0, 0), (0, 0)))
+
+        def of_rows(x: Array | None, at: Array) -> Array | None:
+            if x is None or x.shape[2] == 1:
+                return x
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+            return lax.dynamic_slice_in_dim(x, at, rows, axis=2)
+
+        @jax.checkpoint
+        def step(at: Array) -> tuple[Array, Array]:
+            part = moving._replace(
+                query=lax.dynamic_slice_in_dim(query, at, rows, axis=1),
+                bias=of_rows(moving.bias, at),
+            )
+            attend = self._attend(at + jnp.arange(rows)[:, None], of_rows(fixed.mask, at), fixed, S)
+            return self.reference(part, Fixed(attend, None, None), False, None)
+
+        y, residual = lax.map(step, jnp.arange(0, T, rows))
+        y = jnp.moveaxis(y, 0, 1).reshape(B, -1, N, K)[:, :T]
+        return y.astype(moving.scale.dtype), jnp.moveaxis(residual, 0, 1).reshape(B, -1, N)[:, :T]
+
+    def _attend(
+        self, at: Array, mask: Bool[Array, "#B #N #R #S"] | None, fixed: Fixed, S: int
+    ) -> Bool[Array, "#B #N #R #S"] | None:
+        """Which keys the queries at these rows see; None for all."""
+        ahead = jnp.arange(S) - at
+        seen = [] if mask is None else [mask]
+        if self.is_causal:
+            seen.append(ahead <= 0)
+        if self.window is not None:
+            before, after = self.window
+            seen.append((ahead >= -before) & (ahead <= after))
+        if fixed.query_lengths is not None:
+            seen.append(at < fixed.query_lengths[:, None, None, None])
+        if fixed.key_lengths is not None:
+            seen.append(jnp.arange(S) < fixed.key_lengths[:, None, None, None])
+        if not seen:
+            return None
+        attend = functools.reduce(operator.and_, seen)
+        return attend.reshape((1,) * (4 - attend.ndim) + attend.shape)
 
     def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
         return attention_cpu.forward(moving, fixed, is_causal=self.is_causal, window=self.window)
@@ -116,7 +166,7 @@ def attention(
     """`y` in the form that is fast where it runs, and the residual, which has no gradient."""
     name, reason = form(moving.query.shape, moving.key.shape)
     note("dot_product_attention", "cpu", name, reason)
-    note("dot_product_attention", "other", "matrix", "the only form there yet")
+    note("dot_product_attention", "other", *_elsewhere(name, moving))
     if name == "matrix":
         return reference(moving, fixed, is_causal, window)
     if name == "few":
@@ -125,6 +175,24 @@ def attention(
         return lax.platform_dependent(moving, fixed, cpu=few, default=plain)
     kind = _Blocks if name == "blocks" else _Parts
     return attend(kind(reference, is_causal, window), moving, fixed)
+
+
+def rows_at_once(query: tuple[int, ...], keys: int) -> int:
+    """How many queries of all examples and heads are taken at once where it is not a CPU."""
+    B, T, N, _ = query
+    blocks = -(-T // max(1, AT_ONCE // (B * N * keys)))
+    return -(-T // blocks)
+
+
+def _elsewhere(name: str, moving: Moving) -> tuple[str, str]:
+    """The form on other platforms, given that on a CPU, and why."""
+    (_, T, _, _), S = moving.query.shape, moving.key.shape[1]
+    if name != "blocks":
+        return "matrix", "few scores in a head"
+    rows = rows_at_once(moving.query.shape, S)
+    if rows == T:
+        return "matrix", f"B N T S <= {AT_ONCE} scores"
+    return "rows", f"{rows} of {T} queries at once: B N R S <= {AT_ONCE} scores"
 
 
 def _few(

@@ -12,16 +12,29 @@ import pytest
 
 from attnconv.functional import dot_product_attention
 from attnconv.lowering import attention, attention_cpu, key_blocks
+from attnconv.lowering.rules import plain_gradient
 
 
-@pytest.fixture(params=["few", "parts", "blocks"])
+@pytest.fixture(params=["few", "parts", "blocks", "rows"])
 def form(request, monkeypatch):
-    """Small arrays take the form; a head has several blocks of queries and of keys."""
+    """Small arrays take the form; a head has several blocks of queries and of keys.
+
+    "rows" is that of other platforms than a CPU.
+    """
     monkeypatch.setattr(attention, "MATRIX", 0)
     monkeypatch.setattr(attention, "PART", 300)
     monkeypatch.setattr(attention, "FEW", 1 << 40 if request.param == "few" else 0)
     monkeypatch.setattr(attention, "LONG", 0)
-    monkeypatch.setattr(attention, "BLOCKS", 0 if request.param == "blocks" else 1 << 40)
+    in_blocks = request.param in ("blocks", "rows")
+    monkeypatch.setattr(attention, "BLOCKS", 0 if in_blocks else 1 << 40)
+    if request.param == "rows":
+        monkeypatch.setattr(attention, "AT_ONCE", 500)
+        monkeypatch.setattr(attention._Blocks, "forward", attention._Blocks.plain)
+        monkeypatch.setattr(
+            attention._Blocks,
+            "backward",
+            lambda self, moving, fixed, y, residual, ct: plain_gradient(self, moving, fixed, ct),
+        )
     for name, size in {"WHOLE": 24, "STEPS": 3, "STEP": 4, "EVEN": 5}.items():
         monkeypatch.setattr(key_blocks, name, size)
     for name, size in {"ROWS": 7, "ROWS_BACK": 5}.items():

@@ -1,0 +1,113 @@
+"""What cannot be lowered for a platform is found without its hardware."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+
+from attnconv import functional as F
+from attnconv import models, train
+from attnconv.lowering import attention as lowering
+from attnconv.spec import Spec
+
+PLATFORMS = ("cuda", "tpu")
+
+
+def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def half(*shape):
+    return array(*shape, dtype=jnp.bfloat16)
+
+
+def lower(function, *args):
+    for platform in PLATFORMS:
+        export.export(jax.jit(function), platforms=[platform])(*args)
+
+
+def gradient(function):
+    """Of the sum of squares, in all arrays."""
+
+    def loss(*args):
+        return jnp.square(function(*args).astype(jnp.float32)).sum()
+
+    return lambda *args: jax.grad(loss, argnums=tuple(range(len(args))))(*args)
+
+
+attention = F.dot_product_attention
+LONG = array(2, 1024, 4, 32)
+IMAGE = array(2, 14, 12, 4, 16)
+CASES = {
+    "attention": (attention, [array(2, 49, 4, 16)] * 3),
+    "attention, half precision": (attention, [half(2, 256, 4, 64)] * 3),
+    "one query": (attention, [array(2, 1, 4, 16), array(2, 99, 2, 16), array(2, 99, 2, 16)]),
+    "many examples": (attention, [array(64, 128, 4, 16)] * 3),
+    "long": (attention, [LONG] * 3),
+    "long, causal": (functools.partial(attention, is_causal=True), [LONG] * 3),
+    "long, bias": (attention, [LONG, LONG, LONG, array(1, 4, 1024, 1024)]),
+    "window": (functools.partial(attention, local_window_size=(64, 0)), [LONG] * 3),
+    "neighborhood": (functools.partial(F.neighborhood_attention, window=7), [IMAGE] * 3),
+    "neighborhood, half precision, dilated, clipped": (
+        functools.partial(
+            F.neighborhood_attention,
+            window=(3, 5),
+            dilation=2,
+            border="zero",
+            is_causal=(True, False),
+        ),
+        [half(2, 14, 12, 4, 16)] * 3,
+    ),
+    "neighborhood, bias": (
+        lambda q, k, v, bias: F.neighborhood_attention(q, k, v, window=5, bias=bias),
+        [IMAGE, IMAGE, IMAGE, array(4, 9, 9)],
+    ),
+    "conv": (functools.partial(F.conv, stride=2), [array(2, 9, 8, 3), array(3, 3, 3, 8)]),
+    "conv, half precision": (F.conv, [half(8, 32, 32, 64), half(3, 3, 64, 64)]),
+    "depthwise": (
+        functools.partial(F.conv, groups=96),
+        [array(2, 28, 28, 96), array(7, 7, 1, 96)],
+    ),
+    "sequence": (functools.partial(F.conv, dilation=2), [array(2, 50, 4), array(9, 4, 8)]),
+    "volume": (F.conv, [array(2, 5, 6, 7, 3), array(3, 3, 3, 3, 4)]),
+    "transposed": (
+        functools.partial(F.conv_transpose, stride=2),
+        [array(2, 5, 6, 3), array(3, 3, 3, 4)],
+    ),
+    "locally connected": (F.locally_connected, [array(2, 8, 8, 3), array(8, 8, 3, 3, 3, 4)]),
+    "max pool": (functools.partial(F.max_pool, window=(3, 3), stride=2), [array(2, 9, 8, 3)]),
+    "layer norm": (F.layer_norm, [array(4, 7, 32)]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_and_their_gradients_lower(name):
+    function, args = CASES[name]
+    lower(function, *args)
+    lower(gradient(function), *args)
+
+
+@pytest.mark.parametrize("name", ["cnn", "attention", "neighborhood", "gated"])
+def test_training_steps_lower(name):
+    spec = Spec((8, 8, 1), 10)
+    size = models.size_for(name, spec, budget=5000)
+    programs = train.Programs(functools.partial(models.make, name, spec, size), train.Recipe())
+    data = train.Data(array(100, 8, 8, 1), array(100, dtype=jnp.int32))
+    order = array(4, 32, dtype=jnp.int32)
+    for platform in PLATFORMS:
+        exported = export.export(programs.advance, platforms=[platform])
+        exported(programs.init(0.01, 10, 0), data, order, array(dtype=jnp.int32))
+
+
+def test_elsewhere_long_attention_has_no_matrix_of_all_scores():
+    shape = array(4, 4096, 16, 8)
+    _, elsewhere = F.explain(attention, shape, shape, shape)
+    assert elsewhere.form == "rows"
+    exported = export.export(jax.jit(gradient(attention)), platforms=["cuda"])(shape, shape, shape)
+    types = re.findall(r"tensor<([0-9x]+)xf32>", exported.mlir_module())
+    most = max(math.prod(map(int, sizes.split("x"))) for sizes in types)
+    assert lowering.AT_ONCE / 2 < most <= lowering.AT_ONCE
