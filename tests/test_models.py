@@ -97,7 +97,9 @@ def test_flops_are_two_for_each_multiply_add():
 
 
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
-@pytest.mark.parametrize("spec", [DIGITS, ROWS, Spec((7, 5, 3), 4)], ids=str)
+@pytest.mark.parametrize(
+    "spec", [pytest.param(DIGITS, marks=pytest.mark.slow), ROWS, Spec((7, 5, 3), 4)], ids=str
+)
 def test_every_example_is_scored_on_its_own(name, spec, rng=0):
     model = models.build(name, spec, width=WIDTHS[name], rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(rng), (3, *spec.shape))

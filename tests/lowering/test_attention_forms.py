@@ -90,7 +90,9 @@ def assert_close(actual, expected, tolerance=1e-5):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * (1 + np.abs(b).max()))
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(
+    "seed", [*range(7), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(7, 24))]
+)
 def test_values_and_gradients(form, seed):
     moving, options, ct = arrays(seed)
 
