@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 Function = Callable[[Array], Array]
 
 
 def equivariance_error(
     function: Function,
-    x: Float[Array, "B *axes"],
+    x: Num[Array, "B *axes"],
     inside: Function,
     outside: Function | None = None,
 ) -> Float[Array, "B"]:

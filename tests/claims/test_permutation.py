@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -52,9 +53,9 @@ def test_only_without_positions_an_order_does_not_matter(small, kind):
     if kind == "relative":  # its table starts as zeros, which tell nothing
         model.table[...] = jax.random.normal(jax.random.key(1), model.table.shape)
     params = nnx.split(model)[1]
-    x = permutation.order_task(16, seed=[0, 0]).inputs
+    x = jnp.asarray(permutation.order_task(16, seed=[0, 0]).inputs)
     make = functools.partial(permutation.Encoder, kind)
-    error = permutation._error(make, params, x)
+    error = permutation._error(make, params, np.asarray(x))
     assert error < permutation.EXACT if kind == "none" else error > permutation.CLEAR
     scores, moved = model(x), model(x[:, ::-1])
     assert np.allclose(scores, moved, atol=1e-5) == (kind == "none")

@@ -31,8 +31,9 @@ def test_the_scans_lie_on_zeros_with_a_margin(small):
     rng = np.random.default_rng(0)
     split = Split(rng.normal(size=(3, 8, 8, 1)).astype(np.float32), np.arange(3, dtype=np.int32))
     data = translation._on_canvas(split)
-    assert data.inputs.shape == (3, 18, 18, 1)
-    inner = data.inputs[:, 5:-5, 5:-5]
+    margin = translation.MARGIN
+    assert data.inputs.shape == (3, 8 + 2 * margin, 8 + 2 * margin, 1)
+    inner = data.inputs[:, margin:-margin, margin:-margin]
     np.testing.assert_allclose(inner, split.inputs - split.inputs.min(), rtol=1e-6)
     assert inner.min() == 0
     assert np.count_nonzero(data.inputs) == np.count_nonzero(inner)
