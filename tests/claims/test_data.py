@@ -116,7 +116,12 @@ def test_a_tiny_run_learns_and_is_whole(monkeypatch):
         {
             "digits": data.Plan(
                 data.shifted,
-                {data.PLAIN: (30, 300), data.AUGMENTED: (30,), data.SHARPNESS: (30,)},
+                {
+                    data.PLAIN: (30, 300),
+                    data.FLOPS: (30, 300),
+                    data.AUGMENTED: (30,),
+                    data.SHARPNESS: (30,),
+                },
             )
         },
     )
@@ -127,7 +132,7 @@ def test_a_tiny_run_learns_and_is_whole(monkeypatch):
     monkeypatch.setattr(data, "PARAMS", 10_000)
     evidence = data.test(Setting())
     ends = [(part.low, part.estimate, part.high) for part in evidence.parts]
-    assert len(ends) == 4
+    assert len(ends) == 6
     assert np.isfinite(ends).all()
     numbers = [[float(cell.split()[0]) for cell in row[3:6]] for row in evidence.rows]
     for cnn, attention, gap in numbers:
