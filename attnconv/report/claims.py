@@ -108,8 +108,10 @@ def html(found: Sequence[Result], environment: Mapping[str, str], drawings: Sequ
 
 def introduction(environment: Mapping[str, str]) -> str:
     return (
-        "Each claim has a criterion that was written before the numbers here were measured. It "
-        "holds where the "
+        "Each claim has a criterion, written before its first measurement. After one, the "
+        "experiments of reach, data, convolutional_start and sample_complexity were mended, the "
+        "models of convolutional_start too, the criterion of layouts was moved to equal training "
+        "loss, and that of data to equal FLOPs on both sets. A claim holds where the "
         "95 % interval of every quantity lies where the claim says, does not hold here where one "
         "lies wholly elsewhere, and is not decided otherwise: with these data, models and budgets, "
         "which are small. Each interval is 95 % by itself, so that one of many quantities may lie "
