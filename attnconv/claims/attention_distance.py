@@ -177,7 +177,8 @@ CLAIM = Claim(
     "learn to look nearby. Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, figure 7.",
     "The mean distance of attention is larger in the last layer than in the first; as parts of the "
     f"distance of even attention, the nearest head of the first layer is below {LOCAL:g} and its "
-    f"farthest above {GLOBAL:g}, and all heads of the last layer are above {GLOBAL:g}.",
+    f"farthest above {GLOBAL:g}, and all heads of the last layer are above {GLOBAL:g}. After a "
+    "first measurement seeds were cut, for time.",
     test,
     ("mnist",),
 )

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from attnconv.lowering import attention_cpu
 from attnconv.lowering.attention_cpu import Fixed
@@ -65,8 +65,59 @@ class _Whole:
         return self.reference(moving, fixed, self.is_causal, self.window)
 
     def plain(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
-        y, residual = self.given(moving, fixed)
-        return y.astype(moving.scale.dtype), residual
+        """Some queries of all heads at a time, where there are many scores.
+
+        Their weights are not kept, but computed again for the gradient.
+        """
+        (B, T, N, K), S = moving.query.shape, moving.key.shape[1]
+        rows = rows_at_once(moving.query.shape, S)
+        if rows == T:
+            y, residual = self.given(moving, fixed)
+            return y.astype(moving.scale.dtype), residual
+
+        def split(x: Array | None, axis: int) -> Array | None:
+            """Blocks of rows, along a first axis; None where one row is for all."""
+            if x is None or x.shape[axis] == 1:
+                return None
+            pad = [(0, 0)] * x.ndim
+            pad[axis] = (0, -T % rows)
+            x = jnp.pad(x, pad)
+            return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, rows, *x.shape[axis + 1 :]), axis, 0)
+
+        @jax.checkpoint
+        def step(part: tuple[Array, Array, Array | None, Array | None]) -> tuple[Array, Array]:
+            at, query, bias, mask = part
+            bias = moving.bias if bias is None else bias
+            mask = fixed.mask if mask is None else mask
+            attend = self._attend(at + jnp.arange(rows)[:, None], fixed._replace(mask=mask), S)
+            of_rows = moving._replace(query=query, bias=bias)
+            return self.reference(of_rows, Fixed(attend, None, None), False, None)
+
+        parts = split(moving.query, 1), split(moving.bias, 2), split(fixed.mask, 2)
+        y, residual = lax.map(step, (jnp.arange(0, T, rows), *parts))
+        y = jnp.moveaxis(y, 0, 1).reshape(B, -1, N, K)[:, :T]
+        return y.astype(moving.scale.dtype), jnp.moveaxis(residual, 0, 1).reshape(B, -1, N)[:, :T]
+
+    def _attend(
+        self, at: Int[Array, "R 1"], fixed: Fixed, S: int
+    ) -> Bool[Array, "#B #N #R #S"] | None:
+        """Which keys the queries at these rows see; None for all."""
+        ahead = jnp.arange(S) - at
+        mask, query_lengths, key_lengths = fixed
+        seen = [] if mask is None else [mask]
+        if self.is_causal:
+            seen.append(ahead <= 0)
+        if self.window is not None:
+            before, after = self.window
+            seen.append((ahead >= -before) & (ahead <= after))
+        if query_lengths is not None:
+            seen.append(at < query_lengths[:, None, None, None])
+        if key_lengths is not None:
+            seen.append(jnp.arange(S) < key_lengths[:, None, None, None])
+        if not seen:
+            return None
+        attend = functools.reduce(operator.and_, seen)
+        return attend.reshape((1,) * (4 - attend.ndim) + attend.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,55 +150,7 @@ class _Parts(_Whole):
 
 @dataclasses.dataclass(frozen=True)
 class _Blocks(_Whole):
-    """Some queries at a time, on a CPU of one head, elsewhere of all examples and heads."""
-
-    def plain(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
-        """The weights are not kept, but computed again for the gradient."""
-        (B, T, N, K), S = moving.query.shape, moving.key.shape[1]
-        rows = rows_at_once(moving.query.shape, S)
-        if rows == T:
-            return super().plain(moving, fixed)
-        more = -T % rows
-        query = jnp.pad(moving.query, ((0, 0), (0, more), (0, 0), (0, 0)))
-
-        def of_rows(x: Array | None, at: Array) -> Array | None:
-            if x is None or x.shape[2] == 1:
-                return x
-            x = jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
-            return lax.dynamic_slice_in_dim(x, at, rows, axis=2)
-
-        @jax.checkpoint
-        def step(at: Array) -> tuple[Array, Array]:
-            part = moving._replace(
-                query=lax.dynamic_slice_in_dim(query, at, rows, axis=1),
-                bias=of_rows(moving.bias, at),
-            )
-            attend = self._attend(at + jnp.arange(rows)[:, None], of_rows(fixed.mask, at), fixed, S)
-            return self.reference(part, Fixed(attend, None, None), False, None)
-
-        y, residual = lax.map(step, jnp.arange(0, T, rows))
-        y = jnp.moveaxis(y, 0, 1).reshape(B, -1, N, K)[:, :T]
-        return y.astype(moving.scale.dtype), jnp.moveaxis(residual, 0, 1).reshape(B, -1, N)[:, :T]
-
-    def _attend(
-        self, at: Array, mask: Bool[Array, "#B #N #R #S"] | None, fixed: Fixed, S: int
-    ) -> Bool[Array, "#B #N #R #S"] | None:
-        """Which keys the queries at these rows see; None for all."""
-        ahead = jnp.arange(S) - at
-        seen = [] if mask is None else [mask]
-        if self.is_causal:
-            seen.append(ahead <= 0)
-        if self.window is not None:
-            before, after = self.window
-            seen.append((ahead >= -before) & (ahead <= after))
-        if fixed.query_lengths is not None:
-            seen.append(at < fixed.query_lengths[:, None, None, None])
-        if fixed.key_lengths is not None:
-            seen.append(jnp.arange(S) < fixed.key_lengths[:, None, None, None])
-        if not seen:
-            return None
-        attend = functools.reduce(operator.and_, seen)
-        return attend.reshape((1,) * (4 - attend.ndim) + attend.shape)
+    """Some queries of one head at a time."""
 
     def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
         return attention_cpu.forward(moving, fixed, is_causal=self.is_causal, window=self.window)
@@ -166,7 +169,7 @@ def attention(
     """`y` in the form that is fast where it runs, and the residual, which has no gradient."""
     name, reason = form(moving.query.shape, moving.key.shape)
     note("dot_product_attention", "cpu", name, reason)
-    note("dot_product_attention", "other", *_elsewhere(name, moving))
+    note("dot_product_attention", "other", *_elsewhere(name, reason, moving))
     if name == "matrix":
         return reference(moving, fixed, is_causal, window)
     if name == "few":
@@ -184,15 +187,15 @@ def rows_at_once(query: tuple[int, ...], keys: int) -> int:
     return -(-T // blocks)
 
 
-def _elsewhere(name: str, moving: Moving) -> tuple[str, str]:
-    """The form on other platforms, given that on a CPU, and why."""
-    (_, T, _, _), S = moving.query.shape, moving.key.shape[1]
-    if name != "blocks":
-        return "matrix", "few scores in a head"
+def _elsewhere(name: str, reason: str, moving: Moving) -> tuple[str, str]:
+    """The form on other platforms, given that on a CPU and its reason, and why."""
+    (B, T, N, _), S = moving.query.shape, moving.key.shape[1]
+    if name in ("matrix", "few"):
+        return "matrix", reason
     rows = rows_at_once(moving.query.shape, S)
     if rows == T:
-        return "matrix", f"B N T S <= {AT_ONCE} scores"
-    return "rows", f"{rows} of {T} queries at once: B N R S <= {AT_ONCE} scores"
+        return "matrix", f"B N T S = {B * N * T * S} <= {AT_ONCE} scores"
+    return "rows", f"B N T S = {B * N * T * S} > {AT_ONCE} scores: {rows} of {T} queries at once"
 
 
 def _few(

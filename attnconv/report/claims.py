@@ -108,10 +108,8 @@ def html(found: Sequence[Result], environment: Mapping[str, str], drawings: Sequ
 
 def introduction(environment: Mapping[str, str]) -> str:
     return (
-        "Each claim has a criterion, written before its first measurement. After one, the "
-        "experiments of reach, data, convolutional_start and sample_complexity were mended, the "
-        "models of convolutional_start too, the criterion of layouts was moved to equal training "
-        "loss, and that of data to equal FLOPs on both sets. A claim holds where the "
+        "Each claim has a criterion, written before its first measurement; where it or the "
+        "experiment was mended after one, it says so. A claim holds where the "
         "95 % interval of every quantity lies where the claim says, does not hold here where one "
         "lies wholly elsewhere, and is not decided otherwise: with these data, models and budgets, "
         "which are small. Each interval is 95 % by itself, so that one of many quantities may lie "
@@ -152,9 +150,8 @@ def draw(drawn: Mapping[str, Any]) -> figure.Figure:
             ticks = log_ticks(numbers)
             axis.set_minor_locator(NullLocator())
             axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-        elif axis is axes.xaxis and not names:
-            whole = all(isinstance(at, int) for line in series for at in line["x"])
-            axis.set_major_locator(MaxNLocator(integer=whole))
+        elif axis is axes.xaxis and all(isinstance(at, int) for line in series for at in line["x"]):
+            axis.set_major_locator(MaxNLocator(integer=True))
     if len(series) > 1:
         canvas.legend(loc="outside right upper")
     return canvas

@@ -50,6 +50,10 @@ CASES = {
     "long": (attention, [LONG] * 3),
     "long, causal": (functools.partial(attention, is_causal=True), [LONG] * 3),
     "long, bias": (attention, [LONG, LONG, LONG, array(1, 4, 1024, 1024)]),
+    "longer, causal, a mask and a bias": (
+        lambda q, k, v, bias: attention(q, k, v, bias, bias > 0, is_causal=True),
+        [*[array(4, 4000, 8, 16)] * 3, array(1, 1, 4000, 4000)],
+    ),
     "window": (functools.partial(attention, local_window_size=(64, 0)), [LONG] * 3),
     "neighborhood": (functools.partial(F.neighborhood_attention, window=7), [IMAGE] * 3),
     "neighborhood, half precision, dilated, clipped": (
