@@ -10,11 +10,12 @@ from attnconv.errors import UsageError, unknown
 from attnconv.functional._scores import check_axes
 from attnconv.functional.windows import PerAxis, per_axis
 from attnconv.lowering import neighborhood as lowering
-from attnconv.lowering import tiles
+from attnconv.lowering import neighborhood_kernel, tiles
 from attnconv.lowering.promotion import wide
 from attnconv.lowering.rules import Moving
 
 BORDERS = ("shift", "zero")
+_IMPLEMENTATIONS = {"auto": lowering.attention, "pallas": neighborhood_kernel.attention}
 
 
 def neighborhood_attention(
@@ -28,6 +29,7 @@ def neighborhood_attention(
     bias: Float[Array, "N *window"] | None = None,
     border: str = "shift",
     scale: float | Float[Array, ""] | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "B *grid N K"]:
     """`y_i = sum_j softmax_j(scale q_i . k_j + bias_(j-i)) v_j`, over the keys j around i.
 
@@ -53,13 +55,15 @@ def neighborhood_attention(
         `-(window - 1)` on; with "shift" a key at the border may have any of these.
       border: "shift" or "zero".
       scale: `1 / sqrt(K)` where None.
+      implementation: "pallas" computes tiles in kernels of Triton on CUDA, which Pallas interprets
+        elsewhere, slowly; "auto" or None takes XLA's operations on every platform.
 
     Returns:
       The shape and dtype of `query`. Scores and softmax are computed in at least float32.
 
     Raises:
-      ValueError: shapes that do not fit, an unknown border, or, with "shift", a dilated window
-        larger than the grid.
+      ValueError: shapes that do not fit, an unknown border or `implementation`, or, with "shift",
+        a dilated window larger than the grid.
 
     Source: Hassani et al. 2023, Neighborhood Attention Transformer, section 3.1; Hassani and Shi
     2022, Dilated Neighborhood Attention Transformer, section 3.2; NATTEN for even windows.
@@ -71,6 +75,9 @@ def neighborhood_attention(
     >>> neighborhood_attention(0 * x, x, x, window=3, border="zero")[0, :, 0, 0].tolist()
     [0.5, 1.0, 2.0, 3.0, 3.5]
     """
+    name = "auto" if implementation is None else implementation
+    if name not in _IMPLEMENTATIONS:
+        raise unknown("implementation", name, _IMPLEMENTATIONS)
     rank = query.ndim - 3
     if not 1 <= rank <= 3:
         raise ValueError(
@@ -89,7 +96,7 @@ def neighborhood_attention(
         return jnp.zeros_like(query)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scale = jnp.asarray(scale, wide(query.dtype))
-    y, _ = lowering.attention(Moving(query, key, value, bias, scale), tiles.tile(axes))
+    y, _ = _IMPLEMENTATIONS[name](Moving(query, key, value, bias, scale), tiles.tile(axes))
     return y
 
 

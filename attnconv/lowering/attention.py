@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,7 @@ def form(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[str, str]:
 class _Whole:
     """All keys of a query at once: what is known when a call is traced."""
 
+    everywhere: ClassVar[bool] = False
     reference: Reference
     is_causal: bool
     window: Window

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,11 +38,12 @@ def attention(
     )
     note("neighborhood_attention", "cpu", "tiles", reason)
     note("neighborhood_attention", "other", "all tiles", reason)
-    return rules.attend(_Tiles(tiling), moving, ())
+    return rules.attend(Tiles(tiling), moving, ())
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tiles:
+class Tiles:
+    everywhere: ClassVar[bool] = False
     tiling: tuple[Tiling, ...]
 
     def plain(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:

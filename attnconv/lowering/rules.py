@@ -1,11 +1,11 @@
-"""The derivatives of every order and mode of an attention that has loops of its own for a CPU.
+"""The derivatives of every order and mode of an attention that has loops or kernels of its own.
 
 The gradient computes the weights again, part by part, rather than keep the matrix of them.
 Forward mode, and what is differentiated twice, goes through the plain form.
 """
 
 import functools
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,17 +30,20 @@ class Moving(NamedTuple):
 class Form(Protocol):
     """One kind of attention, hashable: all that is known of a call when it is traced.
 
-    Each gives `y`, in the dtype of sums, and the logarithm of what divides it.
+    Each gives `y`, in the dtype of sums, and the logarithm of what divides it. Its own forward and
+    backward are for a CPU, or with `everywhere` for every platform.
     """
+
+    everywhere: ClassVar[bool]
 
     def plain(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:
         """With operations that JAX differentiates, on any platform."""
 
     def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:
-        """On a CPU."""
+        """Its own way."""
 
     def backward(self, moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array) -> Moving:
-        """On a CPU, the gradient of `<y, ct>`."""
+        """Its own way, the gradient of `<y, ct>`."""
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once where calls are outside of `jit`
@@ -54,8 +57,10 @@ def attend(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Array]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attend(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Array]:
-    cpu = sequential_vmap(form.forward)
-    return lax.platform_dependent(moving, fixed, cpu=cpu, default=form.plain)
+    own = sequential_vmap(form.forward)
+    if form.everywhere:
+        return own(moving, fixed)
+    return lax.platform_dependent(moving, fixed, cpu=own, default=form.plain)
 
 
 @_attend.defjvp
@@ -81,9 +86,11 @@ def _gradient(
     def plain(moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array) -> Moving:
         return plain_gradient(form, moving, fixed, ct)
 
-    cpu = sequential_vmap(form.backward)
+    own = sequential_vmap(form.backward)
     args = moving, fixed, y, residual, ct
-    return lax.platform_dependent(*args, cpu=cpu, default=plain)
+    if form.everywhere:
+        return own(*args)
+    return lax.platform_dependent(*args, cpu=own, default=plain)
 
 
 @_gradient.defjvp

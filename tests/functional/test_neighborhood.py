@@ -162,7 +162,7 @@ def test_all_tiles_at_once_are_the_same(seed):
         )
     )
     moving = lowering.Moving(query, key, value, bias, jnp.float32(0.6))
-    form = lowering._Tiles(tiles.tile(axes))
+    form = lowering.Tiles(tiles.tile(axes))
     for actual, expected in zip(form.plain(moving, ()), form.forward(moving, ()), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
@@ -218,6 +218,123 @@ def test_half_precision_is_rounded_once(dtype):
     wide = F.neighborhood_attention(*(x.astype(jnp.float32) for x in arrays), window=5)
     step = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(np.float64(y), np.float64(wide), rtol=step, atol=step / 8)
+
+
+def kernel_case(name):
+    """More than one tile, and more than one part of a run, along each axis but those of three."""
+    rng = np.random.default_rng(len(name))
+    grid, window, dilation, is_causal, border, offsets = {
+        "sequence": ((150,), (9,), (2,), (True,), "shift", (17,)),
+        "image": ((19, 12), (5, 4), (2, 1), (False, False), "shift", (9, 7)),
+        "image, clipped": ((13, 10), (7, 3), (1, 1), (False, True), "zero", (7, 3)),
+        "image, no bias": ((9, 17), (8, 13), (1, 1), (False, False), "shift", None),
+        "volume": ((5, 6, 5), (3, 3, 4), (1, 2, 1), (False,) * 3, "shift", None),
+    }[name]
+    arrays = [jnp.asarray(rng.normal(size=(2, *grid, n, 3)), jnp.float32) for n in (2, 1, 1)]
+    bias = None if offsets is None else jnp.asarray(rng.normal(size=(2, *offsets)), jnp.float32)
+    options = {"window": window, "dilation": dilation, "is_causal": is_causal, "border": border}
+    return arrays, bias, options
+
+
+KERNEL_CASES = ["sequence", "image", "image, clipped", "image, no bias", "volume"]
+kernel = functools.partial(F.neighborhood_attention, implementation="pallas")
+
+
+@pytest.mark.parametrize("name", KERNEL_CASES)
+def test_kernel_is_what_loops_say(name):
+    arrays, bias, options = kernel_case(name)
+    expected = loops(*arrays, bias, 0.7, **options)
+    actual = kernel(*arrays, bias=bias, scale=0.7, **options)
+    np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", KERNEL_CASES)
+def test_gradients_of_the_kernel_are_those_of_dense_attention(name):
+    arrays, bias, options = kernel_case(name)
+    moving = [*arrays, jnp.float32(0.7)] + ([] if bias is None else [bias])
+    ct = jnp.asarray(np.random.default_rng(0).normal(size=arrays[0].shape), jnp.float32)
+
+    def gradients(attention):
+        def loss(query, key, value, scale, bias=None):
+            y = attention(query, key, value, bias=bias, scale=scale, **options)
+            return (y * ct).sum()
+
+        return jax.grad(loss, range(len(moving)))(*moving)
+
+    for actual, expected in zip(gradients(kernel), gradients(dense), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=3e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_kernel_in_half_precision(dtype):
+    """Weights are rounded as products take them: a few roundings of numbers about 1."""
+    arrays = [x.astype(dtype) for x in small(3, grid=(9, 10), features=20)]
+
+    def both(attention, *arrays):
+        y = attention(*arrays, window=5)
+        gradients = jax.grad(
+            lambda *xs: jnp.sin(attention(*xs, window=5).astype(jnp.float32)).sum(), (0, 1, 2)
+        )(*arrays)
+        return [y, *gradients]
+
+    wide = both(F.neighborhood_attention, *(x.astype(jnp.float32) for x in arrays))
+    for actual, expected in zip(both(kernel, *arrays), wide, strict=True):
+        assert actual.dtype == dtype
+        error = np.linalg.norm(np.float64(actual) - np.float64(expected))
+        assert error < float(jnp.finfo(dtype).eps) * np.linalg.norm(expected)
+
+
+def test_kernel_under_vmap_and_shard_map():
+    arrays = small()
+    expected = F.neighborhood_attention(*arrays, window=3)
+    each = jax.vmap(lambda *one: kernel(*(x[None] for x in one), window=3)[0])(*arrays)
+    np.testing.assert_allclose(each, expected, rtol=1e-5, atol=1e-6)
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("data")
+
+    def gradient(attention, *arrays):
+        return jax.grad(lambda *xs: jnp.sin(attention(*xs, window=3)).sum(), (0, 1, 2))(*arrays)
+
+    of_kernel = functools.partial(gradient, kernel)
+    # Pallas's interpreter does not keep to the types that check_vma looks at.
+    sharded = jax.shard_map(of_kernel, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    expected = gradient(F.neighborhood_attention, *arrays)
+    for actual, one in zip(jax.jit(sharded)(*arrays), expected, strict=True):
+        np.testing.assert_allclose(actual, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_kernel_in_every_order_and_mode():
+    bias = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 2)), jnp.float32)
+
+    def y(*moving):
+        query, key, value, bias = map(jnp.asarray, moving)
+        return kernel(query, key, value, bias=bias, window=(3, 2))
+
+    check_grads(y, (*small(), bias), order=2, atol=0.02, rtol=0.02)
+
+
+def test_kernel_gives_zeros_where_every_key_is_hidden():
+    query, key, value = small(grid=(70,))
+    bias = jnp.zeros((2, 3)).at[0].set(-jnp.inf)  # all keys of the first head
+
+    def loss(*arrays):
+        return kernel(*arrays, window=3, bias=bias, border="zero")
+
+    y, back = jax.vjp(loss, query, key, value)
+    assert not y[..., 0, :].any() and y[..., 1, :].any()
+    for gradient in back(jnp.ones_like(y)):
+        assert not gradient[..., 0, :].any() and gradient[..., 1, :].any()
+
+
+def test_kernel_says_so_and_refuses():
+    (choice,) = F.explain(functools.partial(kernel, window=3), *small())
+    assert (choice.platform, choice.form) == ("any", "kernel")
+    assert choice.reason == "implementation is 'pallas'; tiles of 8x8, 64 keys at once"
+    with pytest.raises(ValueError, match="features of at most 512 bytes"):
+        kernel(*[jnp.zeros((1, 3, 1, 129))] * 3, window=1)
+    with pytest.raises(ValueError, match=r"implementation 'palas'.*pallas"):
+        F.neighborhood_attention(*small(), window=3, implementation="palas")
 
 
 def test_a_window_of_everything_is_global():

@@ -95,6 +95,33 @@ def test_operators_and_their_gradients_lower(name):
     lower(gradient(function), *args)
 
 
+TRITON = "__gpu$xla.gpu.triton"
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(
+    ("grid", "options"),
+    [
+        ((4096,), {"window": 13, "is_causal": True}),
+        ((56, 56), {"window": 7}),
+        ((56, 56), {"window": 13, "dilation": 2, "border": "zero"}),
+        ((8, 14, 14), {"window": 5}),
+    ],
+)
+def test_neighborhoods_lower_to_kernels_for_cuda(grid, options, dtype):
+    """One for the values, one for the gradient of queries and one for that of keys and values."""
+    attend = functools.partial(F.neighborhood_attention, implementation="pallas", **options)
+    arrays = [array(2, *grid, heads, 64, dtype=dtype) for heads in (4, 2, 2)]
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, platform="cuda")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+        exported = export.export(
+            jax.jit(gradient(attend)),
+            platforms=["cuda"],
+            disabled_checks=[export.DisabledSafetyCheck.custom_call(TRITON)],
+        )(*arrays)
+    assert exported.mlir_module().count(f"custom_call @{TRITON}") == 3
+
+
 @pytest.mark.parametrize("name", ["cnn", "attention", "neighborhood", "gated"])
 def test_training_steps_lower(name):
     spec = Spec((8, 8, 1), 10)
