@@ -10,7 +10,6 @@ zeros with zero gradients. Most other forms average all values there.
 
 import functools
 import operator
-from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import jax
@@ -33,6 +32,8 @@ from attnconv.functional._scores import (
 from attnconv.lowering import attention as lowering
 from attnconv.lowering.choice import note
 from attnconv.lowering.promotion import wide
+
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "cudnn", "pallas")
 
 
 # The overloads name only the argument that decides the type of the result.
@@ -76,7 +77,10 @@ def dot_product_attention(  # type: ignore[misc]
       local_window_size: `(left, right)`, only keys with `i - left <= j <= i + right`, both ends
         inside; one number for both. Every restriction holds at once: with `is_causal`, `right`
         no longer matters.
-      implementation: "reference" computes the whole matrix of scores; "auto" or None chooses.
+      implementation: "reference" computes the whole matrix of scores, "chunked" that of some
+        queries at a time; "cudnn" is the fused kernel of CUDA, for half precision without bias,
+        mask or lengths; "pallas" kernels of Triton, which take all of these, and are interpreted on
+        a CPU, slowly. "auto" or None chooses by the platform and the shapes; see `explain`.
       return_residual: return `(y, r)` with `r_i = log sum_j exp(score_ij)`, `[B, T, N]`, which has
         no gradient and is -inf where every key is masked.
 
@@ -84,8 +88,8 @@ def dot_product_attention(  # type: ignore[misc]
       The shape and dtype of `query`. Scores and softmax are computed in at least float32.
 
     Raises:
-      ValueError: shapes that do not fit, a mask that is not boolean, or an unknown
-        `implementation`.
+      ValueError: shapes that do not fit, a mask that is not boolean, or an `implementation` that
+        is unknown or cannot take the call.
 
     Source: Vaswani et al. 2017, Attention Is All You Need, section 3.2.1; Ainslie et al. 2023,
     GQA, section 2.2 (grouped heads); Dao 2023, FlashAttention-2, section 3.1.1 (the residual).
@@ -96,8 +100,8 @@ def dot_product_attention(  # type: ignore[misc]
     Array([1., 2.], dtype=float32)
     """
     name = "auto" if implementation is None else implementation
-    if name not in _IMPLEMENTATIONS:
-        raise unknown("implementation", name, _IMPLEMENTATIONS)
+    if name not in IMPLEMENTATIONS:
+        raise unknown("implementation", name, IMPLEMENTATIONS)
     lengths = {
         "query_seq_lengths": query_seq_lengths,
         "key_value_seq_lengths": key_value_seq_lengths,
@@ -107,7 +111,9 @@ def dot_product_attention(  # type: ignore[misc]
     check_axes(key=(key, axes), value=(value, axes))
     if name == "reference":
         note("dot_product_attention", "any", "matrix", "implementation is 'reference'")
-    y, residual = _IMPLEMENTATIONS[name](batched(value), **scores)
+        y, residual = _reference(batched(value), **scores)
+    else:
+        y, residual = _lowered(batched(value), implementation=name, **scores)
     y = y.reshape(query.shape)
     if not return_residual:
         return y
@@ -160,10 +166,10 @@ def _reference(
     return y, residual.swapaxes(1, 2)
 
 
-def _auto(
-    value: Float[Array, "B S G K"], **scores: Any
+def _lowered(
+    value: Float[Array, "B S G K"], *, implementation: str, **scores: Any
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
-    """The form that is fast on the platform."""
+    """In a form that has its own way on some platforms."""
     query, key, bias, mask, scale = (
         scores[name] for name in ("query", "key", "bias", "mask", "scale")
     )
@@ -173,6 +179,8 @@ def _auto(
         reference=_of_parts,
         is_causal=scores["is_causal"],
         window=scores["local_window_size"],
+        scale=float(scale) if isinstance(scale, int | float) else None,
+        implementation=implementation,
     )
 
 
@@ -196,14 +204,6 @@ def _of_parts(
         key_value_seq_lengths=key_lengths,
         local_window_size=window,
     )
-
-
-# Each takes the value, [B, S, G, K], and what _checked returns; it gives y, [B, T, N, K], and the
-# residual, [B, T, N].
-_IMPLEMENTATIONS: dict[str, Callable[..., tuple[Array, Array]]] = {
-    "auto": _auto,
-    "reference": _reference,
-}
 
 
 @functools.partial(jax.jit, static_argnames=("is_causal", "local_window_size"))

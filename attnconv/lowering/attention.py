@@ -4,19 +4,21 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from attnconv.lowering import attention_cpu
+from attnconv.lowering import attention_cpu, attention_cudnn, kernels
 from attnconv.lowering.attention_cpu import Fixed
+from attnconv.lowering.attention_cudnn import CuDNN
+from attnconv.lowering.attention_kernel import Kernel
 from attnconv.lowering.choice import note
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.linear import alike
-from attnconv.lowering.rules import Moving, attend, plain_gradient
+from attnconv.lowering.rules import Form, Moving, Own, attend, plain_gradient
 
 # (moving, fixed, is_causal, window) -> y, [B, T, N, K], and the residual, [B, T, N].
 Reference = Callable[[Moving, Fixed, bool, Window], tuple[Array, Array]]
@@ -56,7 +58,6 @@ def form(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[str, str]:
 class _Whole:
     """All keys of a query at once: what is known when a call is traced."""
 
-    everywhere: ClassVar[bool] = False
     reference: Reference
     is_causal: bool
     window: Window
@@ -71,7 +72,7 @@ class _Whole:
         Their weights are not kept, but computed again for the gradient.
         """
         (B, T, N, K), S = moving.query.shape, moving.key.shape[1]
-        rows = rows_at_once(moving.query.shape, S)
+        rows = rows_of(moving)
         if rows == T:
             y, residual = self.given(moving, fixed)
             return y.astype(moving.scale.dtype), residual
@@ -165,26 +166,68 @@ class _Blocks(_Whole):
 
 
 def attention(
-    moving: Moving, fixed: Fixed, *, reference: Reference, is_causal: bool, window: Window
+    moving: Moving,
+    fixed: Fixed,
+    *,
+    reference: Reference,
+    is_causal: bool,
+    window: Window,
+    scale: float | None,
+    implementation: str,
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
-    """`y` in the form that is fast where it runs, and the residual, which has no gradient."""
+    """`y` in the form that is asked for or fast where it runs, and the residual.
+
+    `scale` is that of `moving` where it is known when the call is traced.
+    """
+    whole = _Whole(reference, is_causal, window)
+    if implementation == "chunked":
+        reason = (
+            f"implementation is 'chunked'; {rows_of(moving)} of {moving.query.shape[1]} queries"
+        )
+        note("dot_product_attention", "any", "rows", reason)
+        return attend(Form(whole, ()), moving, fixed)
+    if implementation == "pallas":
+        kernels.check(moving.query)
+        keys = kernels.run_of(moving.query)
+        reason = f"implementation is 'pallas'; tiles of {kernels.ROWS}, {keys} keys at once"
+        note("dot_product_attention", "cuda", "kernel", reason)
+        note("dot_product_attention", "cpu", "interpreted kernel", reason)
+        note("dot_product_attention", "other", "rows", "kernels are for CUDA")
+        own = (("cuda", Kernel(is_causal, window, False)), ("cpu", Kernel(is_causal, window, True)))
+        return attend(Form(whole, own), moving, fixed)
+    refusal = attention_cudnn.refusal(
+        moving, fixed, is_causal=is_causal, window=window, scale=scale
+    )
+    if implementation == "cudnn" and refusal is not None:
+        raise ValueError(f"implementation 'cudnn': cannot take {refusal}")
     name, reason = form(moving.query.shape, moving.key.shape)
+    elsewhere, why = _elsewhere(name, reason, moving)
+    on_cuda = ("cudnn", "its rules allow it")
+    if refusal is not None:
+        on_cuda = elsewhere, f"cudnn cannot take {refusal}; {why}"
     note("dot_product_attention", "cpu", name, reason)
-    note("dot_product_attention", "other", *_elsewhere(name, reason, moving))
+    note("dot_product_attention", "cuda", *on_cuda)
+    note("dot_product_attention", "other", elsewhere, why)
+    on_cpu: tuple[tuple[str, Own], ...] = ()
+    if name in ("blocks", "parts"):
+        kind = _Blocks if name == "blocks" else _Parts
+        on_cpu = (("cpu", kind(reference, is_causal, window)),)
+    if refusal is None:
+        assert scale is not None
+        cudnn = CuDNN(is_causal, window, scale)
+        return attend(Form(whole, (("cuda", cudnn), *on_cpu)), moving, fixed)
     if name == "matrix":
         return reference(moving, fixed, is_causal, window)
     if name == "few":
-        plain = _Whole(reference, is_causal, window).given
-        few = functools.partial(_few, plain)
-        return lax.platform_dependent(moving, fixed, cpu=few, default=plain)
-    kind = _Blocks if name == "blocks" else _Parts
-    return attend(kind(reference, is_causal, window), moving, fixed)
+        few = functools.partial(_few, whole.given)
+        return lax.platform_dependent(moving, fixed, cpu=few, default=whole.given)
+    return attend(Form(whole, on_cpu), moving, fixed)
 
 
-def rows_at_once(query: tuple[int, ...], keys: int) -> int:
+def rows_of(moving: Moving) -> int:
     """How many queries of all examples and heads are taken at once where it is not a CPU."""
-    B, T, N, _ = query
-    blocks = -(-T // max(1, AT_ONCE // (B * N * keys)))
+    (B, T, N, _), S = moving.query.shape, moving.key.shape[1]
+    blocks = -(-T // max(1, AT_ONCE // (B * N * S)))
     return -(-T // blocks)
 
 
@@ -193,7 +236,7 @@ def _elsewhere(name: str, reason: str, moving: Moving) -> tuple[str, str]:
     (B, T, N, _), S = moving.query.shape, moving.key.shape[1]
     if name in ("matrix", "few"):
         return "matrix", reason
-    rows = rows_at_once(moving.query.shape, S)
+    rows = rows_of(moving)
     if rows == T:
         return "matrix", f"B N T S = {B * N * T * S} <= {AT_ONCE} scores"
     return "rows", f"B N T S = {B * N * T * S} > {AT_ONCE} scores: {rows} of {T} queries at once"

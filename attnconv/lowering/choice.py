@@ -11,7 +11,7 @@ class Choice(NamedTuple):
 
     Attributes:
       operator: the function of `attnconv.functional`.
-      platform: "cpu", "other" for every other one, or "any".
+      platform: "cpu", "cuda", "other" for every other one, or "any".
       form: its name.
       reason: the rule that decided, with the numbers that it saw.
     """

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,12 +38,12 @@ def attention(
     )
     note("neighborhood_attention", "cpu", "tiles", reason)
     note("neighborhood_attention", "other", "all tiles", reason)
-    return rules.attend(Tiles(tiling), moving, ())
+    kind = Tiles(tiling)
+    return rules.attend(rules.Form(kind, (("cpu", kind),)), moving, ())
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    everywhere: ClassVar[bool] = False
     tiling: tuple[Tiling, ...]
 
     def plain(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:

@@ -5,7 +5,8 @@ Forward mode, and what is differentiated twice, goes through the plain form.
 """
 
 import functools
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,23 +28,39 @@ class Moving(NamedTuple):
 
 
 @runtime_checkable
-class Form(Protocol):
-    """One kind of attention, hashable: all that is known of a call when it is traced.
-
-    Each gives `y`, in the dtype of sums, and the logarithm of what divides it. Its own forward and
-    backward are for a CPU, or with `everywhere` for every platform.
-    """
-
-    everywhere: ClassVar[bool]
+class Plain(Protocol):
+    """One kind of attention with operations that JAX differentiates, on any platform."""
 
     def plain(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:
-        """With operations that JAX differentiates, on any platform."""
+        """`y`, in the dtype of sums, and the logarithm of what divides it."""
+
+
+@runtime_checkable
+class Own(Protocol):
+    """The same by loops or kernels for one platform."""
 
     def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:
-        """Its own way."""
+        """As `plain`."""
 
     def backward(self, moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array) -> Moving:
-        """Its own way, the gradient of `<y, ct>`."""
+        """The gradient of `<y, ct>`."""
+
+
+class Form(NamedTuple):
+    """All that is known of a call when it is traced; hashable.
+
+    Attributes:
+      kind: what is computed.
+      own: how on the platforms that do not take the plain form.
+    """
+
+    kind: Plain
+    own: tuple[tuple[str, Own], ...]
+
+    def choose(self, args: Any, of_own: Callable[[Own], Any], plain: Callable[..., Any]) -> Any:
+        """The results of `of_own` of the platform's own way, or of `plain`."""
+        ways = {platform: sequential_vmap(of_own(own)) for platform, own in self.own}
+        return lax.platform_dependent(*args, default=plain, **ways)
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once where calls are outside of `jit`
@@ -57,10 +74,7 @@ def attend(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Array]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attend(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Array]:
-    own = sequential_vmap(form.forward)
-    if form.everywhere:
-        return own(moving, fixed)
-    return lax.platform_dependent(moving, fixed, cpu=own, default=form.plain)
+    return form.choose((moving, fixed), lambda own: own.forward, form.kind.plain)
 
 
 @_attend.defjvp
@@ -70,7 +84,7 @@ def _attend_jvp(form: Form, primals: Any, tangents: Any) -> Any:
 
     def tangent(at: Any, along: Moving) -> Array:
         moving, fixed, *_ = at
-        return jax.jvp(lambda moving: form.plain(moving, fixed)[0], (moving,), (along,))[1]
+        return jax.jvp(lambda moving: form.kind.plain(moving, fixed)[0], (moving,), (along,))[1]
 
     def gradient(at: Any, ct: Array) -> Moving:
         return _gradient(form, *at, ct)
@@ -84,13 +98,10 @@ def _gradient(
     form: Form, moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array
 ) -> Moving:
     def plain(moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array) -> Moving:
-        return plain_gradient(form, moving, fixed, ct)
+        return plain_gradient(form.kind, moving, fixed, ct)
 
-    own = sequential_vmap(form.backward)
     args = moving, fixed, y, residual, ct
-    if form.everywhere:
-        return own(*args)
-    return lax.platform_dependent(*args, cpu=own, default=plain)
+    return form.choose(args, lambda own: own.backward, plain)
 
 
 @_gradient.defjvp
@@ -99,13 +110,13 @@ def _gradient_jvp(form: Form, primals: Any, tangents: Any) -> Any:
     along, _, _, _, ct_along = tangents
 
     def plain(moving: Moving, ct: Array) -> Moving:
-        return plain_gradient(form, moving, fixed, ct)
+        return plain_gradient(form.kind, moving, fixed, ct)
 
     _, out = jax.jvp(plain, (moving, ct), (along, ct_along))
     return _gradient(form, *primals), out
 
 
-def plain_gradient(form: Form, moving: Moving, fixed: Any, ct: Array) -> Moving:
+def plain_gradient(kind: Plain, moving: Moving, fixed: Any, ct: Array) -> Moving:
     """The gradient of `<y, ct>` as JAX derives it."""
-    (gradient,) = jax.vjp(lambda moving: form.plain(moving, fixed)[0], moving)[1](ct)
+    (gradient,) = jax.vjp(lambda moving: kind.plain(moving, fixed)[0], moving)[1](ct)
     return gradient

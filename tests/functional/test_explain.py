@@ -51,10 +51,11 @@ def test_what_lax_is_left_with(options, reason):
 
 def test_attention():
     x = shape(1, 4096, 8, 64)
-    cpu, other = F.explain(F.dot_product_attention, x, x, x, is_causal=True)
-    assert (cpu.form, other.form) == ("blocks", "rows")
+    cpu, cuda, other = F.explain(F.dot_product_attention, x, x, x, is_causal=True)
+    assert (cpu.form, cuda.form, other.form) == ("blocks", "rows", "rows")
+    assert cuda.reason.startswith("cudnn cannot take dtype float32, not bfloat16 or float16; B N")
     assert cpu.reason == "T S = 16777216 >= 147456 scores in a head"
-    few, _ = F.explain(F.dot_product_attention, shape(8, 1, 8, 64), *[shape(8, 4096, 8, 64)] * 2)
+    few, *_ = F.explain(F.dot_product_attention, shape(8, 1, 8, 64), *[shape(8, 4096, 8, 64)] * 2)
     assert (few.form, few.reason) == (
         "few",
         "T N = 8 <= 64 queries of all heads, for S = 4096 keys",

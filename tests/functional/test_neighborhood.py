@@ -328,9 +328,13 @@ def test_kernel_gives_zeros_where_every_key_is_hidden():
 
 
 def test_kernel_says_so_and_refuses():
-    (choice,) = F.explain(functools.partial(kernel, window=3), *small())
-    assert (choice.platform, choice.form) == ("any", "kernel")
-    assert choice.reason == "implementation is 'pallas'; tiles of 8x8, 64 keys at once"
+    choices = F.explain(functools.partial(kernel, window=3), *small())
+    assert [(choice.platform, choice.form) for choice in choices] == [
+        ("cuda", "kernel"),
+        ("cpu", "interpreted kernel"),
+        ("other", "all tiles"),
+    ]
+    assert choices[0].reason == "implementation is 'pallas'; tiles of 8x8, 64 keys at once"
     with pytest.raises(ValueError, match="features of at most 512 bytes"):
         kernel(*[jnp.zeros((1, 3, 1, 129))] * 3, window=1)
     with pytest.raises(ValueError, match=r"implementation 'palas'.*pallas"):

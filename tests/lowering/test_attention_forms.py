@@ -1,4 +1,4 @@
-"""Attention of few queries, in parts and in blocks against the whole matrix.
+"""Attention of few queries, in parts, blocks, chunks and kernels against the whole matrix.
 
 The limits are so low that all of them act.
 """
@@ -11,34 +11,24 @@ import numpy as np
 import pytest
 
 from attnconv.functional import dot_product_attention
-from attnconv.lowering import attention, attention_cpu, key_blocks
-from attnconv.lowering.rules import plain_gradient
+from attnconv.lowering import attention, attention_cpu, kernels, key_blocks
 
 
-@pytest.fixture(params=["few", "parts", "blocks", "rows"])
+@pytest.fixture(params=["few", "parts", "blocks", "chunked", "pallas"])
 def form(request, monkeypatch):
-    """Small arrays take the form; a head has several blocks of queries and of keys.
-
-    "rows" is that of other platforms than a CPU.
-    """
+    """Small arrays take the form; a head has several blocks of queries and of keys."""
     monkeypatch.setattr(attention, "MATRIX", 0)
     monkeypatch.setattr(attention, "PART", 300)
     monkeypatch.setattr(attention, "FEW", 1 << 40 if request.param == "few" else 0)
     monkeypatch.setattr(attention, "LONG", 0)
-    in_blocks = request.param in ("blocks", "rows")
-    monkeypatch.setattr(attention, "BLOCKS", 0 if in_blocks else 1 << 40)
-    if request.param == "rows":
-        monkeypatch.setattr(attention, "AT_ONCE", 500)
-        monkeypatch.setattr(attention._Blocks, "forward", attention._Blocks.plain)
-        monkeypatch.setattr(
-            attention._Blocks,
-            "backward",
-            lambda self, moving, fixed, y, residual, ct: plain_gradient(self, moving, fixed, ct),
-        )
+    monkeypatch.setattr(attention, "BLOCKS", 0 if request.param == "blocks" else 1 << 40)
+    monkeypatch.setattr(attention, "AT_ONCE", 500)
     for name, size in {"WHOLE": 24, "STEPS": 3, "STEP": 4, "EVEN": 5}.items():
         monkeypatch.setattr(key_blocks, name, size)
     for name, size in {"ROWS": 7, "ROWS_BACK": 5}.items():
         monkeypatch.setattr(attention_cpu, name, size)
+    for name, size in {"ROWS": 8, "RUN": 16}.items():
+        monkeypatch.setattr(kernels, name, size)
     jax.clear_caches()
     yield request.param
     jax.clear_caches()
@@ -77,9 +67,9 @@ def arrays(seed, dtype=jnp.float32):
     return moving, options, normal(B, T, N, K)
 
 
-def both(of, options):
+def both(form, of, options):
     """`of(attention)` for the form under test and for the whole matrix."""
-    for name in ("auto", "reference"):
+    for name in (form if form in ("chunked", "pallas") else "auto", "reference"):
         yield of(functools.partial(dot_product_attention, implementation=name, **options))
 
 
@@ -103,7 +93,7 @@ def test_values_and_gradients(form, seed):
         out, vjp = jax.vjp(call, jnp.float32(0.7), *moving)
         return out, vjp((ct, jnp.ones(ct.shape[:-1])))
 
-    finite = [jax.tree.map(lambda x: jnp.maximum(x, -1e30), out) for out in both(of, options)]
+    finite = [jax.tree.map(lambda x: jnp.maximum(x, -1e30), out) for out in both(form, of, options)]
     assert_close(*finite)
 
 
@@ -116,7 +106,7 @@ def test_dtypes(form, dtype, tolerance):
             y, vjp = jax.vjp(attend, *moving)
             return y, vjp(ct)
 
-        assert_close(*both(of, options), tolerance)
+        assert_close(*both(form, of, options), tolerance)
 
 
 @pytest.mark.slow
@@ -132,7 +122,7 @@ def test_forward_mode_and_derivatives_of_gradients(form):
             jax.vjp(gradient, *moving)[1](tuple(along)),
         )
 
-    assert_close(*both(of, options), 1e-4)
+    assert_close(*both(form, of, options), 1e-4)
 
 
 @pytest.mark.slow
@@ -154,6 +144,7 @@ def test_vmap_jit_checkpoint_and_shard_map(form):
             mesh=mesh,
             in_specs=(data, data, data, one),
             out_specs=(data, data, data, one),
+            check_vma=form != "pallas",  # whose interpreter does not keep to these types
         )
         return (
             jax.vmap(gradients, (None, None, None, 0))(query, key, value, scales),
@@ -161,7 +152,7 @@ def test_vmap_jit_checkpoint_and_shard_map(form):
             jax.jit(sharded)(query, key, value, scale),
         )
 
-    assert_close(*both(of, {"is_causal": True}))
+    assert_close(*both(form, of, {"is_causal": True}))
 
 
 def test_memory_is_linear_in_the_sequence():

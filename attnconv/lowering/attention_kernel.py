@@ -1,0 +1,199 @@
+"""Dot-product attention in kernels, with any bias, mask, lengths and window."""
+
+import dataclasses
+import functools
+import operator
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Float
+
+from attnconv.lowering import kernels
+from attnconv.lowering.attention_cpu import Fixed
+from attnconv.lowering.kernels import Backward, Places, Tile, dot, of_run, run_of, unravel
+from attnconv.lowering.key_blocks import Window
+from attnconv.lowering.rules import Moving
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """The kernels, on CUDA or, very slowly, interpreted."""
+
+    is_causal: bool
+    window: Window
+    interpret: bool
+
+    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+        layout, more = self._layout(moving), _more(moving, fixed)
+        return kernels.forward(layout, moving, more, interpret=self.interpret)
+
+    def backward(
+        self, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+    ) -> Moving:
+        layout, more = self._layout(moving), _more(moving, fixed)
+        gradient, given = kernels.backward(
+            layout, moving, more, y, residual, ct, interpret=self.interpret
+        )
+        if moving.bias is None:
+            return gradient
+        B, N, T, S = moving.bias.shape
+        (dbias,) = kernels.call(
+            functools.partial(_of_bias, layout),
+            (given, more),
+            [moving.bias],
+            (pl.cdiv(T, kernels.ROWS) * pl.cdiv(S, run_of(moving.query)), N, B),
+            interpret=self.interpret,
+            pipelined=layout.pipelined,
+        )
+        return gradient._replace(bias=dbias)
+
+    def _layout(self, moving: Moving) -> "_Sequence":
+        T, S = moving.query.shape[1], moving.key.shape[1]
+        return _Sequence(T, S, self.is_causal, self.window)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sequence:
+    """The layout of T queries and S keys; it reads a bias and what is in `Fixed`."""
+
+    T: int
+    S: int
+    is_causal: bool
+    window: Window
+
+    pipelined = True
+
+    def tiles(self, *, of_keys: bool) -> int:
+        return pl.cdiv(self.S if of_keys else self.T, kernels.ROWS)
+
+    def tile(self, number: Array, b: Array, more: Any, length: int, *, of_keys: bool) -> Tile:
+        start = number * kernels.ROWS
+        low, end = self._run(start, b, more[1], of_keys=of_keys)
+        low = low // length * length
+
+        def part(i: Array) -> Places:
+            return self.places(low + i * length, length, of_keys=not of_keys)
+
+        def seen(scores: Array, queries: Places, keys: Places, n: Array) -> Array:
+            return self.seen(scores, queries, keys, b, n, more, of_keys=of_keys)
+
+        own = self.places(start, kernels.ROWS, of_keys=of_keys)
+        return Tile(own, jnp.maximum(end - low + length - 1, 0) // length, part, seen)
+
+    def places(self, start: Array, length: int, *, of_keys: bool) -> Places:
+        at = start + jnp.arange(length)
+        return Places(at, at < (self.S if of_keys else self.T))
+
+    def _run(self, start: Array, b: Array, fixed: Any, *, of_keys: bool) -> tuple[Array, Array]:
+        """Between which positions all lie that the tile sees, or that see it."""
+        _, query_lengths, key_lengths = fixed
+        lengths, own = (query_lengths, key_lengths)[:: 1 if of_keys else -1]
+        low = jnp.int32(0)
+        end = jnp.int32(self.T if of_keys else self.S) if lengths is None else lengths[b]
+        before, after = (None, None) if self.window is None else self.window
+        if self.is_causal:
+            after = 0
+        if of_keys:
+            before, after = after, before
+        if before is not None:
+            low = jnp.maximum(start - before, 0)
+        if after is not None:
+            end = jnp.minimum(end, start + kernels.ROWS + after)
+        return low, end if own is None else jnp.where(start < own[b], end, low)
+
+    def seen(
+        self,
+        scores: Array,
+        queries: Places,
+        keys: Places,
+        b: Array,
+        n: Array,
+        more: Any,
+        *,
+        of_keys: bool,
+    ) -> Array:
+        """As `Tile.seen`, of example b."""
+        bias, (mask, query_lengths, key_lengths) = more
+        i, j = (
+            lax.expand_dims(places.flat, (axis,))
+            for places, axis in ((queries, 0 if of_keys else 1), (keys, 1 if of_keys else 0))
+        )
+
+        def read(x: Any) -> Array:
+            """The entries of a matrix of which an axis of size 1 is for all."""
+            nothing = jnp.zeros_like(b)
+            places = zip((b, n, i, j), x.shape, strict=True)
+            at = [at if size > 1 else nothing for at, size in places]
+            there = [at < size for at, size in zip((i, j), x.shape[2:], strict=True) if size > 1]
+            inside = functools.reduce(operator.and_, there) if there else None
+            return triton.load(x.at[tuple(at)], mask=inside, other=0 if there else None)
+
+        if bias is not None:
+            scores += read(bias).astype(scores.dtype)
+        seen = [j < (self.S if key_lengths is None else key_lengths[b])]
+        if query_lengths is not None:
+            seen.append(i < query_lengths[b])
+        if self.is_causal:
+            seen.append(j <= i)
+        if self.window is not None:
+            before, after = self.window
+            seen += [j >= i - before, j <= i + after]
+        if mask is not None:
+            seen.append(read(mask) != 0)
+        return jnp.where(functools.reduce(operator.and_, seen), scores, -jnp.inf)
+
+
+def _more(moving: Moving, fixed: Fixed) -> tuple[Array | None, Fixed]:
+    """What the layout reads; a kernel has no references to booleans, nor an end of the arrays."""
+    mask, *lengths = fixed
+    sizes = moving.query.shape[1], moving.key.shape[1]
+    ends = (
+        None if length is None else jnp.minimum(length, size)
+        for length, size in zip(lengths, sizes, strict=True)
+    )
+    return moving.bias, Fixed(None if mask is None else mask.astype(jnp.int8), *ends)
+
+
+def _of_bias(layout: _Sequence, given: Backward, more: Any, dbias: Any) -> None:
+    """`db_ij = ds_ij` of a tile of the bias, summed over what it is one for."""
+    query, key = given.query, given.key
+    (B, T, N, _), (S, G), C = query.shape, key.shape[1:3], run_of(query)
+    scale, whole = given.scale[0], (B, N, pl.cdiv(T, kernels.ROWS), pl.cdiv(S, C))
+    wide = scale.dtype
+    own = (
+        dbias.shape[0],
+        dbias.shape[1],
+        pl.cdiv(dbias.shape[2], kernels.ROWS),
+        pl.cdiv(dbias.shape[3], C),
+    )
+    column, row = pl.program_id(0) % own[3], pl.program_id(0) // own[3]
+    first = pl.program_id(2), pl.program_id(1), row, column
+    summed = [1 if mine > 1 else all for mine, all in zip(own, whole, strict=True)]
+
+    def at(i: Array) -> tuple[Array, Array, Places, Places]:
+        b, n, r, c = (x + more for x, more in zip(first, unravel(i, summed), strict=True))
+        queries = layout.places(r * kernels.ROWS, kernels.ROWS, of_keys=False)
+        return b, n, queries, layout.places(c * C, C, of_keys=True)
+
+    def step(i: Array, total: Float[Array, "R C"]) -> Float[Array, "R C"]:
+        b, n, queries, keys = at(i)
+        g = n // (N // G)
+        q, c, log, offset = of_run(given, queries, b, n)
+        k, v = keys.read(key, b, g), keys.read(given.value, b, g)
+        scores = dot(q, k.T, wide) * scale
+        scores = layout.seen(scores, queries, keys, b, n, more, of_keys=False)
+        return total + jnp.exp(scores - log[:, None]) * (dot(c, v.T, wide) - offset[:, None])
+
+    count = functools.reduce(operator.mul, summed)
+    total = lax.fori_loop(0, count, step, jnp.zeros((kernels.ROWS, C), wide))
+    b, n, queries, keys = at(jnp.int32(0))
+    rows, columns = queries.flat[:, None], keys.flat[None]
+    if dbias.shape[2] == 1:
+        total, rows = total.sum(axis=0)[None], jnp.zeros((1, 1), jnp.int32)
+    if dbias.shape[3] == 1:
+        total, columns = total.sum(axis=1)[:, None], jnp.zeros((1, 1), jnp.int32)
+    there = (rows < dbias.shape[2]) & (columns < dbias.shape[3])
+    triton.store(dbias.at[b, n, rows, columns], total.astype(dbias.dtype), mask=there)

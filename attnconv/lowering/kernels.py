@@ -1,0 +1,309 @@
+"""Attention in Pallas kernels, by Triton on CUDA: scores never leave the chip.
+
+A program has a tile of one head: `R` queries, for which it goes over the run of keys that they see,
+or in the gradient of keys and values `R` keys and the run of queries that see them; `C` of a run at
+a time, read where they lie. A layout says where tiles and runs are, and which query sees which key.
+Sizes are those with which ptxas for Hopper keeps all in registers, or nearly.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Bool, Float, Int
+
+from attnconv.lowering.rules import Moving
+
+ROWS = 64  # positions of a tile
+RUN = 64  # positions of a run that are taken at once, with vectors of up to SHORT bytes; else fewer
+SHORT, LONG = 128, 512  # bytes of a vector: those of most programs, and the most there may be
+LEAST = 16  # features, which Triton's products need; their number is a power of two
+
+
+class Places(NamedTuple):
+    """Some positions of a sequence.
+
+    Attributes:
+      flat: where they lie.
+      there: whether there is such a position.
+      at: the same along each axis of a grid, as the layout counts them.
+    """
+
+    flat: Int[Array, "R"]
+    there: Bool[Array, "R"]
+    at: tuple[Int[Array, "R"], ...] = ()
+
+    def read(self, x: Any, b: Array, n: Array) -> Float[Array, "R K"]:
+        at, there = self._of_features(x, b, n)
+        return triton.load(x.at[at], mask=there, other=0)
+
+    def write(self, x: Any, b: Array, n: Array, rows: Float[Array, "R K"]) -> None:
+        at, there = self._of_features(x, b, n)
+        triton.store(x.at[at], rows.astype(x.dtype), mask=there)
+
+    def read_one(self, x: Any, b: Array, n: Array, other: float) -> Float[Array, "R"]:
+        return triton.load(x.at[b, self.flat, n], mask=self.there, other=other)
+
+    def write_one(self, x: Any, b: Array, n: Array, rows: Float[Array, "R"]) -> None:
+        triton.store(x.at[b, self.flat, n], rows, mask=self.there)
+
+    def _of_features(self, x: Any, b: Array, n: Array) -> tuple[tuple, Bool[Array, "R K"]]:
+        K = x.shape[-1]
+        features = jnp.arange(max(LEAST, pl.next_power_of_2(K)))[None]
+        return (b, self.flat[:, None], n, features), self.there[:, None] & (features < K)
+
+
+class Tile(NamedTuple):
+    """What a program is about: its own positions, and the run of the others.
+
+    Attributes:
+      own: the positions.
+      parts: how many the run has.
+      part: part i of it.
+      seen: `(scores, own or part, part or own, n)`: the scores of these queries and keys with the
+        bias of head n, -inf where a query does not see a key. They are `[queries, keys]`, or where
+        the tile is one of keys `[keys, queries]`.
+    """
+
+    own: Places
+    parts: Array
+    part: Callable[[Array], Places]
+    seen: Callable[[Array, Places, Places, Array], Array]
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """Hashable: all of a call but its arrays.
+
+    Attributes:
+      pipelined: whether what a part needs is read while the part before it is computed.
+    """
+
+    @property
+    def pipelined(self) -> bool: ...
+
+    def tiles(self, *, of_keys: bool) -> int:
+        """How many tiles a head has."""
+
+    def tile(self, number: Array, b: Array, more: Any, length: int, *, of_keys: bool) -> Tile:
+        """A tile of queries, or of keys, of example b; parts of its run have this length.
+
+        `more` is what the layout has read, such as a bias.
+        """
+
+
+def forward(
+    layout: Layout, moving: Moving, more: Any, *, interpret: bool
+) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
+    """`y` and the residual, in the dtype of sums; all arrays have one axis of positions."""
+    query, key, value, _, scale = moving
+    y, residual = call(
+        functools.partial(_attend, layout),
+        (query, key, value, more, scale.reshape(1)),
+        [query, jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)],
+        (layout.tiles(of_keys=False), query.shape[2], len(query)),
+        interpret=interpret,
+        pipelined=layout.pipelined,
+    )
+    # y is written in the dtype of the query: to move it takes about as long as to compute it.
+    return y.astype(scale.dtype), residual
+
+
+class Backward(NamedTuple):
+    """What the kernels of the gradient read, but what the layout does."""
+
+    query: Float[Array, "B T N K"]
+    key: Float[Array, "B S G K"]
+    value: Float[Array, "B S G K"]
+    ct: Float[Array, "B T N K"]
+    logs: Float[Array, "B T N"]
+    mean: Float[Array, "B T N"]
+    scale: Float[Array, "1"]
+
+
+def backward(
+    layout: Layout,
+    moving: Moving,
+    more: Any,
+    y: Array,
+    residual: Array,
+    ct: Array,
+    *,
+    interpret: bool,
+) -> tuple[Moving, Backward]:
+    """The gradient but for that of the bias, and what another kernel needs for it."""
+    query, key, value, _, scale = moving
+    given = Backward(
+        query,
+        key,
+        value,
+        ct.astype(query.dtype),
+        # Weights are zero where no key is seen, as everywhere with this logarithm.
+        jnp.where(residual == -jnp.inf, jnp.inf, residual),
+        (ct * y).sum(axis=-1),
+        scale.reshape(1),
+    )
+    dquery, along = call(
+        functools.partial(_of_queries, layout),
+        (given, more),
+        [query, jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)],
+        (layout.tiles(of_keys=False), query.shape[2], len(query)),
+        interpret=interpret,
+        pipelined=layout.pipelined,
+    )
+    dkey, dvalue = call(
+        functools.partial(_of_keys, layout),
+        (given, more),
+        [key, value],
+        (layout.tiles(of_keys=True), key.shape[2], len(key)),
+        interpret=interpret,
+        pipelined=layout.pipelined,
+    )
+    return Moving(dquery, dkey, dvalue, None, along.sum()), given
+
+
+def call(
+    kernel: Callable[..., None],
+    arrays: Any,
+    out: list[Any],
+    grid: tuple[int, int, int],
+    *,
+    interpret: bool,
+    pipelined: bool,
+) -> Any:
+    """The results of a kernel, shaped as `out`, to which a tree of arrays is given as references.
+
+    A number of programs for each tile, head and example.
+    """
+    leaves, tree = jax.tree.flatten(arrays)
+    varying = jax.typeof(leaves[0]).manual_axis_type  # under `shard_map`
+
+    def fill(*refs: Any) -> None:
+        kernel(*jax.tree.unflatten(tree, refs[: len(leaves)]), *refs[len(leaves) :])
+
+    return pl.pallas_call(
+        fill,
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varying) for x in out],
+        grid=grid,
+        interpret=interpret,
+        compiler_params=triton.CompilerParams(
+            num_warps=4 if size_of(leaves[0]) < LONG else 8, num_stages=2 if pipelined else 1
+        ),
+    )(*leaves)
+
+
+def size_of(query: Any) -> int:
+    """Bytes of a vector, with the features that a program adds to it."""
+    return max(LEAST, pl.next_power_of_2(query.shape[-1])) * query.dtype.itemsize
+
+
+def run_of(query: Any) -> int:
+    """Positions of a run that are taken at once."""
+    return min(RUN, RUN * SHORT // size_of(query))
+
+
+def check(query: Array) -> None:
+    """Raises ValueError where vectors are too long for the chip."""
+    if (size := size_of(query)) > LONG:
+        raise ValueError(
+            f"query: expected features of at most {LONG} bytes, their number rounded up to a power "
+            f"of 2, with implementation 'pallas', got {size}"
+        )
+
+
+def dot(a: Array, b: Array, wide: Any) -> Array:
+    """Products of float32 in six of bfloat16: as exact, and a matrix unit has these."""
+    exact = lax.DotAlgorithmPreset.BF16_BF16_F32_X6 if a.dtype == jnp.float32 else None
+    return jnp.dot(a, b, precision=exact, preferred_element_type=wide)
+
+
+def unravel(number: Int[Array, "..."], sizes: Sequence[Any]) -> list[Array]:
+    """Where a number of row-major order is along each axis."""
+    at: list[Array] = []
+    for size in reversed(sizes[1:]):
+        at.append(number % size)
+        number = number // size
+    return [number, *reversed(at)]
+
+
+def _attend(layout, query, key, value, more, scale, y, residual):
+    n, b, scale = pl.program_id(1), pl.program_id(2), scale[0]
+    wide, g = scale.dtype, n // (query.shape[2] // key.shape[2])
+    tile = layout.tile(pl.program_id(0), b, more, run_of(query), of_keys=False)
+    q = tile.own.read(query, b, n)
+    least = float(jnp.finfo(wide).min)  # finite, so that a row without any key gives exp(-inf)
+
+    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        top, total, y = carry
+        keys = tile.part(i)
+        k, v = keys.read(key, b, g), keys.read(value, b, g)
+        scores = tile.seen(dot(q, k.T, wide) * scale, tile.own, keys, n)
+        new = jnp.maximum(top, scores.max(axis=1))
+        powers, old = jnp.exp(scores - new[:, None]), jnp.exp(top - new)
+        total = total * old + powers.sum(axis=1)
+        return new, total, y * old[:, None] + dot(powers.astype(v.dtype), v, wide)
+
+    R = q.shape[0]
+    start = jnp.full((R,), least, wide), jnp.zeros((R,), wide), jnp.zeros(q.shape, wide)
+    top, total, rows = lax.fori_loop(0, tile.parts, step, start)
+    # The largest power is 1: a sum below 1 is that of a row without any key.
+    tile.own.write(y, b, n, rows / jnp.maximum(total, 1)[:, None])
+    tile.own.write_one(residual, b, n, top + jnp.log(total))
+
+
+def _of_queries(layout, given, more, dquery, along):
+    """`dq_i = scale sum_j ds_ij k_j` with `ds_ij = p_ij (ct_i . v_j - ct_i . y_i)`.
+
+    `along` is `dq_i . q_i / scale`, which the scale has its gradient from.
+    """
+    n, b, scale = pl.program_id(1), pl.program_id(2), given.scale[0]
+    wide, g = scale.dtype, n // (given.query.shape[2] // given.key.shape[2])
+    tile = layout.tile(pl.program_id(0), b, more, run_of(given.query), of_keys=False)
+    q, c, log, offset = of_run(given, tile.own, b, n)
+
+    def step(i: Array, total: Array) -> Array:
+        keys = tile.part(i)
+        k, v = keys.read(given.key, b, g), keys.read(given.value, b, g)
+        scores = tile.seen(dot(q, k.T, wide) * scale, tile.own, keys, n)
+        dscores = jnp.exp(scores - log[:, None]) * (dot(c, v.T, wide) - offset[:, None])
+        return total + dot(dscores.astype(k.dtype), k, wide)
+
+    total = lax.fori_loop(0, tile.parts, step, jnp.zeros(q.shape, wide))
+    tile.own.write(dquery, b, n, total * scale)
+    tile.own.write_one(along, b, n, (total * q.astype(wide)).sum(axis=1))
+
+
+def _of_keys(layout, given, more, dkey, dvalue):
+    """`dk_j = scale sum_i ds_ij q_i` and `dv_j = sum_i p_ij ct_i`, over the heads that share j."""
+    g, b, scale = pl.program_id(1), pl.program_id(2), given.scale[0]
+    wide, share = scale.dtype, given.query.shape[2] // given.key.shape[2]
+    tile = layout.tile(pl.program_id(0), b, more, run_of(given.query), of_keys=True)
+    k, v = tile.own.read(given.key, b, g), tile.own.read(given.value, b, g)
+
+    def step(i: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
+        n, queries = g * share + i // tile.parts, tile.part(i % tile.parts)
+        q, c, log, offset = of_run(given, queries, b, n)
+        scores = tile.seen(dot(k, q.T, wide) * scale, queries, tile.own, n)
+        weights = jnp.exp(scores - log[None])
+        dscores = weights * (dot(v, c.T, wide) - offset[None])
+        return (
+            total[0] + dot(dscores.astype(q.dtype), q, wide),
+            total[1] + dot(weights.astype(c.dtype), c, wide),
+        )
+
+    nothing = jnp.zeros(k.shape, wide), jnp.zeros(k.shape, wide)
+    dk, dv = lax.fori_loop(0, share * tile.parts, step, nothing)
+    tile.own.write(dkey, b, g, dk * scale)
+    tile.own.write(dvalue, b, g, dv)
+
+
+def of_run(given: Backward, queries: Places, b: Array, n: Array) -> tuple[Array, ...]:
+    """Queries, cotangents, and what their weights and gradients are reckoned from."""
+    log = queries.read_one(given.logs, b, n, jnp.inf)
+    offset = queries.read_one(given.mean, b, n, 0.0)
+    return queries.read(given.query, b, n), queries.read(given.ct, b, n), log, offset
