@@ -51,7 +51,7 @@ def refusal(
 def _missing(K: int) -> str | None:
     """What the machine lacks."""
     if jax.default_backend() != "gpu" or cudnn.cuda_versions is None:
-        return "there is no CUDA device with cuDNN"
+        return "a call without a CUDA device and cuDNN"
     capability = tuple(map(int, jax.devices()[0].compute_capability.split(".")))
     if capability < LEAST_CAPABILITY or (K > MOST and capability < HOPPER):
         return f"K = {K} on a device of compute capability {capability[0]}.{capability[1]}"

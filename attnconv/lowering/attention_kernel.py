@@ -169,8 +169,7 @@ def _of_bias(layout: _Sequence, given: Backward, more: Any, dbias: Any) -> None:
         pl.cdiv(dbias.shape[2], kernels.ROWS),
         pl.cdiv(dbias.shape[3], C),
     )
-    column, row = pl.program_id(0) % own[3], pl.program_id(0) // own[3]
-    first = pl.program_id(2), pl.program_id(1), row, column
+    first = pl.program_id(2), pl.program_id(1), *unravel(pl.program_id(0), own[2:])
     summed = [1 if mine > 1 else all for mine, all in zip(own, whole, strict=True)]
 
     def at(i: Array) -> tuple[Array, Array, Places, Places]:

@@ -226,8 +226,8 @@ def unravel(number: Int[Array, "..."], sizes: Sequence[Any]) -> list[Array]:
     """Where a number of row-major order is along each axis."""
     at: list[Array] = []
     for size in reversed(sizes[1:]):
-        at.append(number % size)
-        number = number // size
+        at.append(lax.rem(number, size))  # as none is negative, without what % does for it
+        number = lax.div(number, size)
     return [number, *reversed(at)]
 
 
@@ -286,7 +286,7 @@ def _of_keys(layout, given, more, dkey, dvalue):
     k, v = tile.own.read(given.key, b, g), tile.own.read(given.value, b, g)
 
     def step(i: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:
-        n, queries = g * share + i // tile.parts, tile.part(i % tile.parts)
+        n, queries = g * share + lax.div(i, tile.parts), tile.part(lax.rem(i, tile.parts))
         q, c, log, offset = of_run(given, queries, b, n)
         scores = tile.seen(dot(k, q.T, wide) * scale, queries, tile.own, n)
         weights = jnp.exp(scores - log[None])

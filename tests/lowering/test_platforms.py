@@ -98,6 +98,18 @@ def test_operators_and_their_gradients_lower(name):
 TRITON = "__gpu$xla.gpu.triton"
 
 
+def kernels_of(function, *args):
+    """How many kernels a function of these arrays lowers to for CUDA."""
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, platform="cuda")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+        exported = export.export(
+            jax.jit(function),
+            platforms=["cuda"],
+            disabled_checks=[export.DisabledSafetyCheck.custom_call(TRITON)],
+        )(*args)
+    return exported.mlir_module().count(f"custom_call @{TRITON}")
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize(
     ("grid", "options"),
@@ -108,18 +120,32 @@ TRITON = "__gpu$xla.gpu.triton"
         ((8, 14, 14), {"window": 5}),
     ],
 )
-def test_neighborhoods_lower_to_kernels_for_cuda(grid, options, dtype):
+def test_neighborhoods_lower_to_kernels(grid, options, dtype):
     """One for the values, one for the gradient of queries and one for that of keys and values."""
     attend = functools.partial(F.neighborhood_attention, implementation="pallas", **options)
     arrays = [array(2, *grid, heads, 64, dtype=dtype) for heads in (4, 2, 2)]
-    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, platform="cuda")
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
-        exported = export.export(
-            jax.jit(gradient(attend)),
-            platforms=["cuda"],
-            disabled_checks=[export.DisabledSafetyCheck.custom_call(TRITON)],
-        )(*arrays)
-    assert exported.mlir_module().count(f"custom_call @{TRITON}") == 3
+    assert kernels_of(gradient(attend), *arrays) == 3
+
+
+@pytest.mark.parametrize("K", [16, 40, 128])
+@pytest.mark.parametrize(
+    ("bias", "mask", "options"),
+    [
+        (None, None, {}),
+        (None, (4, 1, 1, 300), {"local_window_size": (64, 3)}),
+        ((1, 4, 200, 300), None, {}),
+        ((4, 1, 1, 300), (1, 1, 200, 1), {"is_causal": True}),
+        ((1, 1, 1, 1), None, {}),
+    ],
+)
+def test_attention_lowers_to_kernels(bias, mask, options, K):
+    """And one for the gradient of a bias."""
+    attend = functools.partial(attention, implementation="pallas", **options)
+    moving = [half(4, n, heads, K) for n, heads in ((200, 4), (300, 2), (300, 2))]
+    moving += [] if bias is None else [half(*bias)]
+    restriction = None if mask is None else jnp.ones(mask, bool)
+    both = gradient(lambda *arrays: attend(*arrays, mask=restriction))
+    assert kernels_of(both, *moving) == (3 if bias is None else 4)
 
 
 @pytest.mark.parametrize("name", ["cnn", "attention", "neighborhood", "gated"])

@@ -1,0 +1,145 @@
+"""What cuDNN is left out of, and that its kernels are called as they are meant to be.
+
+The kernels themselves need the hardware: here others compute what theirs are documented to.
+"""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from attnconv import functional as F
+from attnconv.lowering import attention_cudnn
+
+CALLS = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
+
+
+@pytest.fixture
+def present(monkeypatch):
+    """A machine that lacks nothing."""
+    monkeypatch.setattr(attention_cudnn, "_missing", lambda K: None)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def choice(T=128, S=None, K=64, dtype=jnp.bfloat16, **options):
+    query = jax.ShapeDtypeStruct((2, T, 4, K), dtype)
+    key = jax.ShapeDtypeStruct((2, S or T, 2, K), dtype)
+    _, cuda, _ = F.explain(F.dot_product_attention, query, key, key, **options)
+    return cuda
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"dtype": jnp.float16, "is_causal": True},
+        {"S": 77, "K": 256},
+        {"local_window_size": (9, 0), "scale": 0.3},
+        {"local_window_size": (9, 5), "is_causal": True},
+    ],
+)
+@pytest.mark.usefixtures("present")
+def test_takes(options):
+    assert choice(**options).form == "cudnn"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"dtype": jnp.float32}, "dtype float32, not bfloat16 or float16"),
+        ({"K": 20}, "K = 20 is no multiple of 8"),
+        ({"K": 264}, "K = 264 > 256"),
+        ({"bias": jnp.zeros((128, 128))}, "a bias"),
+        ({"mask": jnp.ones((2, 1, 1, 128), bool)}, "a mask"),
+        ({"key_value_seq_lengths": jnp.array([3, 4])}, "lengths"),
+        ({"local_window_size": 3}, "a window of 3 keys ahead"),
+        ({"S": 64, "is_causal": True}, "T = 128, S = 64, which are not aligned"),
+        ({"scale": jnp.float32(0.1)}, "a scale that is an array"),
+    ],
+)
+@pytest.mark.usefixtures("present")
+def test_leaves_to_others(options, reason):
+    found = choice(**options)
+    assert found.form == "matrix" and found.reason.startswith(f"cudnn cannot take {reason}; ")
+
+
+def test_asked_for_where_it_is_not():
+    x = jnp.zeros((1, 8, 2, 16), jnp.bfloat16)
+    with pytest.raises(ValueError, match="'cudnn': cannot take a call without a CUDA device"):
+        F.dot_product_attention(x, x, x, implementation="cudnn")
+
+
+@pytest.mark.usefixtures("present")
+@pytest.mark.parametrize("options", [{}, {"is_causal": True, "local_window_size": (9, 0)}])
+def test_lowers_to_its_kernels(options):
+    x = jax.ShapeDtypeStruct((2, 128, 4, 64), jnp.bfloat16)
+
+    def loss(query, key, value):
+        return F.dot_product_attention(query, key, value, **options).astype(jnp.float32).sum()
+
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in CALLS]
+    exported = export.export(
+        jax.jit(jax.grad(loss, (0, 1, 2))), platforms=["cuda"], disabled_checks=checks
+    )(x, x, x)
+    for name in CALLS:
+        assert exported.mlir_module().count(f"custom_call @{name}(") == 1
+
+
+@pytest.mark.parametrize("window", [None, (3, 0)])
+def test_passes_on_what_its_kernels_take(monkeypatch, window):
+    rng = np.random.default_rng(0)
+    query, key, value, ct = (
+        jnp.asarray(rng.normal(size=(2, 12, n, 8)), jnp.float32) for n in (4, 2, 2, 4)
+    )
+
+    def attend(query, key, value, options):
+        assert options["mask_type"].name == ("NO_MASK" if window is None else "CAUSAL")
+        assert options["sliding_window_length"] == (None if window is None else 4)
+        return F.dot_product_attention(
+            query,
+            key,
+            value,
+            scale=options["scale"],
+            local_window_size=window,
+            implementation="reference",
+            return_residual=True,
+        )
+
+    def fwd(query, key, value, *nothing, **options):
+        assert [x.size for x in nothing] == [0] * 7 and options["is_training"]
+        y, residual = attend(query, key, value, options)
+        return y, residual.transpose(0, 2, 1)
+
+    def bwd(query, key, value, *others, **options):
+        *nothing, activation, fwd_output, grad_output = others
+        assert [x.size for x in nothing] == [0] * 7
+        y, residual = attend(query, key, value, options)
+        np.testing.assert_allclose(activation, residual.transpose(0, 2, 1), rtol=1e-6)
+        np.testing.assert_allclose(fwd_output, y, rtol=1e-6)
+        pull = jax.vjp(lambda *moving: attend(*moving, options)[0], query, key, value)[1]
+        return pull(grad_output)
+
+    for name, function in {"fwd": fwd, "bwd": bwd}.items():
+        fake = types.SimpleNamespace(bind=function)
+        monkeypatch.setattr(attention_cudnn.cudnn, f"_dot_product_attention_{name}_p_wrapper", fake)
+    moving = attention_cudnn.Moving(query, key, value, None, jnp.float32(0.4))
+    kind = attention_cudnn.CuDNN(False, window, 0.4)
+    fixed = attention_cudnn.Fixed(None, None, None)
+    y, residual = kind.forward(moving, fixed)
+
+    def plain(*arrays):
+        return F.dot_product_attention(
+            *arrays, scale=0.4, local_window_size=window, return_residual=True
+        )
+
+    expected, back, _ = jax.vjp(plain, query, key, value, has_aux=True)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(residual, plain(query, key, value)[1], rtol=1e-5, atol=1e-6)
+    gradient = kind.backward(moving, fixed, y, residual, ct)
+    for actual, wanted in zip(gradient[:3], back(ct), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
