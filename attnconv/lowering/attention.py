@@ -179,12 +179,14 @@ def attention(
 
     `scale` is that of `moving` where it is known when the call is traced.
     """
+    name, reason = form(moving.query.shape, moving.key.shape)
+    if 0 in (*moving.query.shape, *moving.key.shape):
+        note("dot_product_attention", "any", name, reason)
+        return reference(moving, fixed, is_causal, window)
     whole = _Whole(reference, is_causal, window)
     if implementation == "chunked":
-        reason = (
-            f"implementation is 'chunked'; {rows_of(moving)} of {moving.query.shape[1]} queries"
-        )
-        note("dot_product_attention", "any", "rows", reason)
+        rows = f"{rows_of(moving)} of {moving.query.shape[1]} queries at once"
+        note("dot_product_attention", "any", "rows", f"implementation is 'chunked'; {rows}")
         return attend(Form(whole, ()), moving, fixed)
     if implementation == "pallas":
         kernels.check(moving.query)
@@ -200,7 +202,6 @@ def attention(
     )
     if implementation == "cudnn" and refusal is not None:
         raise ValueError(f"implementation 'cudnn': cannot take {refusal}")
-    name, reason = form(moving.query.shape, moving.key.shape)
     elsewhere, why = _elsewhere(name, reason, moving)
     on_cuda = ("cudnn", "its rules allow it")
     if refusal is not None:

@@ -212,9 +212,11 @@ def test_a_query_whose_every_key_is_masked_gets_zeros_with_zero_gradients(way):
         assert jnp.isfinite(x).all() and (x != 0).any()
 
 
-def test_no_keys_at_all():
+@pytest.mark.parametrize("implementation", ["auto", "reference", "chunked", "pallas"])
+def test_no_keys_at_all(implementation):
     (query, key, value, *_), _ = random_case(0, S=0).jax()
-    assert (dot_product_attention(query, key, value) == jnp.zeros_like(query)).all()
+    y = dot_product_attention(query, key, value, implementation=implementation)
+    assert (y == jnp.zeros_like(query)).all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-3)])
@@ -370,5 +372,12 @@ def test_errors_name_the_argument(without_runtime_types, changes, message):
 def test_implementations_agree():
     (query, key, value, *_), _ = random_case(1).jax()
     expected = dot_product_attention(query, key, value)
-    for name in ("auto", "reference"):
-        assert (dot_product_attention(query, key, value, implementation=name) == expected).all()
+    for name in ("auto", "reference", "chunked", "pallas"):
+        y = dot_product_attention(query, key, value, implementation=name)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_features_that_kernels_cannot_hold():
+    (query, key, value, *_), _ = random_case(1, K=129).jax()
+    with pytest.raises(ValueError, match="features of at most 512 bytes"):
+        dot_product_attention(query, key, value, implementation="pallas")
