@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import operator
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float
 
 from attnconv.lowering import kernels
 from attnconv.lowering.attention_cpu import Fixed
-from attnconv.lowering.kernels import Backward, Places, Tile, dot, of_run, run_of, unravel
+from attnconv.lowering.kernels import Backward, Places, Tile, dot, iota, of_run, run_of, unravel
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.rules import Moving
 
@@ -44,7 +45,7 @@ class Kernel:
             functools.partial(_of_bias, layout),
             (given, more),
             [moving.bias],
-            (pl.cdiv(T, kernels.ROWS) * pl.cdiv(S, run_of(moving.query)), N, B),
+            (B, N, pl.cdiv(T, kernels.ROWS) * pl.cdiv(S, run_of(moving.query))),
             interpret=self.interpret,
             pipelined=layout.pipelined,
         )
@@ -84,7 +85,7 @@ class _Sequence:
         return Tile(own, jnp.maximum(end - low + length - 1, 0) // length, part, seen)
 
     def places(self, start: Array, length: int, *, of_keys: bool) -> Places:
-        at = start + jnp.arange(length)
+        at = start + iota(length)
         return Places(at, at < (self.S if of_keys else self.T))
 
     def _run(self, start: Array, b: Array, fixed: Any, *, of_keys: bool) -> tuple[Array, Array]:
@@ -157,28 +158,25 @@ def _more(moving: Moving, fixed: Fixed) -> tuple[Array | None, Fixed]:
     return moving.bias, Fixed(None if mask is None else mask.astype(jnp.int8), *ends)
 
 
-def _of_bias(layout: _Sequence, given: Backward, more: Any, dbias: Any) -> None:
+def _of_bias(
+    layout: _Sequence, b: Array, n: Array, number: Array, given: Backward, more: Any, dbias: Any
+) -> None:
     """`db_ij = ds_ij` of a tile of the bias, summed over what it is one for."""
     query, key = given.query, given.key
-    (B, T, N, _), (S, G), C = query.shape, key.shape[1:3], run_of(query)
-    scale, whole = given.scale[0], (B, N, pl.cdiv(T, kernels.ROWS), pl.cdiv(S, C))
-    wide = scale.dtype
-    own = (
-        dbias.shape[0],
-        dbias.shape[1],
-        pl.cdiv(dbias.shape[2], kernels.ROWS),
-        pl.cdiv(dbias.shape[3], C),
-    )
-    first = pl.program_id(2), pl.program_id(1), *unravel(pl.program_id(0), own[2:])
-    summed = [1 if mine > 1 else all for mine, all in zip(own, whole, strict=True)]
+    (B, T, N, _), (S, G), R, C = query.shape, key.shape[1:3], kernels.ROWS, run_of(query)
+    scale, wide = given.scale[0], given.scale.dtype
+    parts = B, N, pl.cdiv(T, R), pl.cdiv(S, C)
+    own = *dbias.shape[:2], pl.cdiv(dbias.shape[2], R), pl.cdiv(dbias.shape[3], C)
+    summed = [1 if count > 1 else whole for count, whole in zip(own, parts, strict=True)]
+    first = b, n, *unravel(number, own[2:])
 
     def at(i: Array) -> tuple[Array, Array, Places, Places]:
-        b, n, r, c = (x + more for x, more in zip(first, unravel(i, summed), strict=True))
-        queries = layout.places(r * kernels.ROWS, kernels.ROWS, of_keys=False)
+        b, n, r, c = (start + x for start, x in zip(first, unravel(i, summed), strict=True))
+        queries = layout.places(r * R, R, of_keys=False)
         return b, n, queries, layout.places(c * C, C, of_keys=True)
 
     def step(i: Array, total: Float[Array, "R C"]) -> Float[Array, "R C"]:
-        b, n, queries, keys = at(i)
+        b, n, queries, keys = at(i.astype(jnp.int32))
         g = n // (N // G)
         q, c, log, offset = of_run(given, queries, b, n)
         k, v = keys.read(key, b, g), keys.read(given.value, b, g)
@@ -186,8 +184,7 @@ def _of_bias(layout: _Sequence, given: Backward, more: Any, dbias: Any) -> None:
         scores = layout.seen(scores, queries, keys, b, n, more, of_keys=False)
         return total + jnp.exp(scores - log[:, None]) * (dot(c, v.T, wide) - offset[:, None])
 
-    count = functools.reduce(operator.mul, summed)
-    total = lax.fori_loop(0, count, step, jnp.zeros((kernels.ROWS, C), wide))
+    total = lax.fori_loop(0, math.prod(summed), step, jnp.zeros((R, C), wide))
     b, n, queries, keys = at(jnp.int32(0))
     rows, columns = queries.flat[:, None], keys.flat[None]
     if dbias.shape[2] == 1:

@@ -7,11 +7,13 @@ Sizes are those with which ptxas for Hopper keeps all in registers, or nearly.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
@@ -54,7 +56,7 @@ class Places(NamedTuple):
 
     def _of_features(self, x: Any, b: Array, n: Array) -> tuple[tuple, Bool[Array, "R K"]]:
         K = x.shape[-1]
-        features = jnp.arange(max(LEAST, pl.next_power_of_2(K)))[None]
+        features = iota(max(LEAST, pl.next_power_of_2(K)))[None]
         return (b, self.flat[:, None], n, features), self.there[:, None] & (features < K)
 
 
@@ -106,7 +108,7 @@ def forward(
         functools.partial(_attend, layout),
         (query, key, value, more, scale.reshape(1)),
         [query, jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)],
-        (layout.tiles(of_keys=False), query.shape[2], len(query)),
+        (len(query), query.shape[2], layout.tiles(of_keys=False)),
         interpret=interpret,
         pipelined=layout.pipelined,
     )
@@ -152,7 +154,7 @@ def backward(
         functools.partial(_of_queries, layout),
         (given, more),
         [query, jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)],
-        (layout.tiles(of_keys=False), query.shape[2], len(query)),
+        (len(query), query.shape[2], layout.tiles(of_keys=False)),
         interpret=interpret,
         pipelined=layout.pipelined,
     )
@@ -160,7 +162,7 @@ def backward(
         functools.partial(_of_keys, layout),
         (given, more),
         [key, value],
-        (layout.tiles(of_keys=True), key.shape[2], len(key)),
+        (len(key), key.shape[2], layout.tiles(of_keys=True)),
         interpret=interpret,
         pipelined=layout.pipelined,
     )
@@ -171,25 +173,26 @@ def call(
     kernel: Callable[..., None],
     arrays: Any,
     out: list[Any],
-    grid: tuple[int, int, int],
+    programs: tuple[int, int, int],
     *,
     interpret: bool,
     pipelined: bool,
 ) -> Any:
-    """The results of a kernel, shaped as `out`, to which a tree of arrays is given as references.
+    """The results of a kernel, shaped as `out`, with a program for each example, head and tile.
 
-    A number of programs for each tile, head and example.
+    The kernel takes the three numbers, then the tree of arrays and the results, as references.
     """
     leaves, tree = jax.tree.flatten(arrays)
     varying = jax.typeof(leaves[0]).manual_axis_type  # under `shard_map`
 
     def fill(*refs: Any) -> None:
-        kernel(*jax.tree.unflatten(tree, refs[: len(leaves)]), *refs[len(leaves) :])
+        number = unravel(pl.program_id(0), programs)
+        kernel(*number, *jax.tree.unflatten(tree, refs[: len(leaves)]), *refs[len(leaves) :])
 
     return pl.pallas_call(
         fill,
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varying) for x in out],
-        grid=grid,
+        grid=(math.prod(programs),),  # along the only axis that is not short on CUDA
         interpret=interpret,
         compiler_params=triton.CompilerParams(
             num_warps=4 if size_of(leaves[0]) < LONG else 8, num_stages=2 if pipelined else 1
@@ -222,19 +225,25 @@ def dot(a: Array, b: Array, wide: Any) -> Array:
     return jnp.dot(a, b, precision=exact, preferred_element_type=wide)
 
 
+def iota(size: int) -> Int[Array, "size"]:
+    """In 32 bits, whatever JAX takes integers to be."""
+    return jnp.arange(size, dtype=jnp.int32)
+
+
 def unravel(number: Int[Array, "..."], sizes: Sequence[Any]) -> list[Array]:
     """Where a number of row-major order is along each axis."""
     at: list[Array] = []
     for size in reversed(sizes[1:]):
+        size = np.int32(size) if isinstance(size, int) else size
         at.append(lax.rem(number, size))  # as none is negative, without what % does for it
         number = lax.div(number, size)
     return [number, *reversed(at)]
 
 
-def _attend(layout, query, key, value, more, scale, y, residual):
-    n, b, scale = pl.program_id(1), pl.program_id(2), scale[0]
+def _attend(layout, b, n, number, query, key, value, more, scale, y, residual):
+    scale = scale[0]
     wide, g = scale.dtype, n // (query.shape[2] // key.shape[2])
-    tile = layout.tile(pl.program_id(0), b, more, run_of(query), of_keys=False)
+    tile = layout.tile(number, b, more, run_of(query), of_keys=False)
     q = tile.own.read(query, b, n)
     least = float(jnp.finfo(wide).min)  # finite, so that a row without any key gives exp(-inf)
 
@@ -256,14 +265,14 @@ def _attend(layout, query, key, value, more, scale, y, residual):
     tile.own.write_one(residual, b, n, top + jnp.log(total))
 
 
-def _of_queries(layout, given, more, dquery, along):
+def _of_queries(layout, b, n, number, given, more, dquery, along):
     """`dq_i = scale sum_j ds_ij k_j` with `ds_ij = p_ij (ct_i . v_j - ct_i . y_i)`.
 
     `along` is `dq_i . q_i / scale`, which the scale has its gradient from.
     """
-    n, b, scale = pl.program_id(1), pl.program_id(2), given.scale[0]
+    scale = given.scale[0]
     wide, g = scale.dtype, n // (given.query.shape[2] // given.key.shape[2])
-    tile = layout.tile(pl.program_id(0), b, more, run_of(given.query), of_keys=False)
+    tile = layout.tile(number, b, more, run_of(given.query), of_keys=False)
     q, c, log, offset = of_run(given, tile.own, b, n)
 
     def step(i: Array, total: Array) -> Array:
@@ -278,11 +287,11 @@ def _of_queries(layout, given, more, dquery, along):
     tile.own.write_one(along, b, n, (total * q.astype(wide)).sum(axis=1))
 
 
-def _of_keys(layout, given, more, dkey, dvalue):
+def _of_keys(layout, b, g, number, given, more, dkey, dvalue):
     """`dk_j = scale sum_i ds_ij q_i` and `dv_j = sum_i p_ij ct_i`, over the heads that share j."""
-    g, b, scale = pl.program_id(1), pl.program_id(2), given.scale[0]
+    scale = given.scale[0]
     wide, share = scale.dtype, given.query.shape[2] // given.key.shape[2]
-    tile = layout.tile(pl.program_id(0), b, more, run_of(given.query), of_keys=True)
+    tile = layout.tile(number, b, more, run_of(given.query), of_keys=True)
     k, v = tile.own.read(given.key, b, g), tile.own.read(given.value, b, g)
 
     def step(i: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from attnconv.lowering import kernels, rules
 from attnconv.lowering.choice import note
-from attnconv.lowering.kernels import Places, Tile, unravel
+from attnconv.lowering.kernels import Places, Tile, iota, unravel
 from attnconv.lowering.neighborhood import Tiles
 from attnconv.lowering.rules import Moving, plain_gradient
 from attnconv.lowering.tiles import Axis, Tiling
@@ -121,13 +121,13 @@ class _Grid:
             return Places(flat, there, tuple(at))
 
         count = math.prod(rows)
-        local = unravel(jnp.arange(count), rows)
+        local = unravel(iota(count), rows)
         own = places([s + i for s, i in zip(starts, local, strict=True)], jnp.full(count, True))
         low, extents = self._run(starts, sizes, of_keys=of_keys)
         total = functools.reduce(operator.mul, extents)
 
         def part(i: Array) -> Places:
-            number = i * length + jnp.arange(length)
+            number = i * length + iota(length)
             local = unravel(number, [jnp.maximum(n, 1) for n in extents])
             return places([first + i for first, i in zip(low, local, strict=True)], number < total)
 
