@@ -30,11 +30,12 @@ def refusal(
 
     `scale` is None where it is not known when the call is traced.
     """
-    query, key, _, bias, _ = moving
+    query, key, value, bias, _ = moving
     T, S, K = query.shape[1], key.shape[1], query.shape[-1]
     ahead = None if window is None or is_causal else window[1]
     rules = (
         (query.dtype in HALF, f"dtype {query.dtype}, not bfloat16 or float16"),
+        (query.dtype == key.dtype == value.dtype, "arrays of several dtypes"),
         (K % EVERY == 0, f"K = {K} is no multiple of {EVERY}"),
         (K <= MOST_HOPPER, f"K = {K} > {MOST_HOPPER}"),
         (bias is None, "a bias"),

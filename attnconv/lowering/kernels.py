@@ -103,7 +103,7 @@ def forward(
     layout: Layout, moving: Moving, more: Any, *, interpret: bool
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
     """`y` and the residual, in the dtype of sums; all arrays have one axis of positions."""
-    query, key, value, _, scale = moving
+    (query, key, value), scale = _alike(moving), moving.scale
     y, residual = call(
         functools.partial(_attend, layout),
         (query, key, value, more, scale.reshape(1)),
@@ -139,7 +139,7 @@ def backward(
     interpret: bool,
 ) -> tuple[Moving, Backward]:
     """The gradient but for that of the bias, and what another kernel needs for it."""
-    query, key, value, _, scale = moving
+    (query, key, value), scale = _alike(moving), moving.scale
     given = Backward(
         query,
         key,
@@ -166,7 +166,16 @@ def backward(
         interpret=interpret,
         pipelined=layout.pipelined,
     )
+    dquery, dkey, dvalue = (
+        dx.astype(x.dtype) for dx, x in zip((dquery, dkey, dvalue), moving[:3], strict=True)
+    )
     return Moving(dquery, dkey, dvalue, None, along.sum()), given
+
+
+def _alike(moving: Moving) -> list[Array]:
+    """Query, key and value in one dtype, as products need them."""
+    dtype = jnp.result_type(*moving[:3])
+    return [x.astype(dtype) for x in moving[:3]]
 
 
 def call(

@@ -109,6 +109,17 @@ def test_dtypes(form, dtype, tolerance):
         assert_close(*both(form, of, options), tolerance)
 
 
+def test_mixed_dtypes(form):
+    (query, key, value, *_), options, ct = arrays(3)
+    moving = query.astype(jnp.bfloat16), key, value.astype(jnp.float16)
+
+    def of(attend):
+        y, vjp = jax.vjp(attend, *moving)
+        return y, vjp(ct.astype(y.dtype))
+
+    assert_close(*both(form, of, options), 3e-2)
+
+
 @pytest.mark.slow
 def test_forward_mode_and_derivatives_of_gradients(form):
     moving, options, ct = arrays(1)
