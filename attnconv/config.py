@@ -44,6 +44,7 @@ class Config:
     pooling: Literal["mean", "max", "attention", "token"] = "mean"
     fields: tuple[str, ...] | None = None
     hold_out: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         for field in ("models", "train_sizes", "learning_rates"):

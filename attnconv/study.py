@@ -17,8 +17,6 @@ from attnconv.summary import METRICS, summary
 
 __all__ = ["Cell", "Config", "Trainer", "completed", "load", "plan", "run"]
 
-RECIPE = train.Recipe()
-
 Trainer = Callable[..., list[runs.Trained]]
 
 
@@ -72,13 +70,20 @@ def run(
             continue
         if cell.model not in programs:
             make = functools.partial(models.make, cell.model, task.spec, cell.size)
-            programs[cell.model] = train.Programs(make, RECIPE, padded=of_lengths(task.spec))
+            programs[cell.model] = train.Programs(
+                make, recipe(config), padded=of_lengths(task.spec)
+            )
         trainer = functools.partial(train_runs, on_steps=functools.partial(on_steps, cell))
         new = run_cell(config, task, cell, programs[cell.model], trainer, out)
         rows += new
         results.write_rows(path, rows)
         on_finish(cell, new)
     return summary(config, task, cells, rows, out)
+
+
+def recipe(config: Config) -> train.Recipe:
+    """How the models of a comparison are trained."""
+    return train.Recipe(dtype=config.dtype)
 
 
 def identity(config: Config, task: tasks.Task) -> dict[str, Any]:
@@ -88,7 +93,7 @@ def identity(config: Config, task: tasks.Task) -> dict[str, Any]:
     return {
         **asked,
         "data": fingerprint(task),
-        "recipe": dataclasses.asdict(RECIPE),
+        "recipe": dataclasses.asdict(recipe(config)),
         "version": attnconv.__version__,
     }
 
@@ -115,7 +120,7 @@ def run_cell(
             order = batching.order(
                 subset,
                 steps=cell.steps,
-                batch=RECIPE.batch,
+                batch=recipe(config).batch,
                 seed=seed,
                 lengths=lengths[subset] if of_lengths(task.spec) else None,
             )

@@ -41,6 +41,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("data_dir", None, "Folder with prepared TFDS sets.")
 flags.DEFINE_string("out", None, "Folder for the results. Default: runs/ENTRYPOINT-TASK.")
+flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "bfloat16"],
+    "What activations and products are computed in; parameters, their updates, losses and "
+    "statistics stay float32.",
+)
 flags.DEFINE_integer("seed", 0, "Fixes the splits and is the first of the runs' seeds.")
 flags.DEFINE_integer(
     "steps",

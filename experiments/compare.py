@@ -54,6 +54,7 @@ def main() -> None:
         budget=FLAGS.budget,
         steps=FLAGS.steps,
         seed=FLAGS.seed,
+        dtype=FLAGS.dtype,
         **common.task_options(),
     )
     common.run_study(config, common.out_folder("compare"))

@@ -68,6 +68,7 @@ def main() -> None:
         match="none",
         steps=FLAGS.steps,
         seed=FLAGS.seed,
+        dtype=FLAGS.dtype,
         **common.task_options(),
     )
     out = common.out_folder("train")

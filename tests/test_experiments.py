@@ -52,12 +52,28 @@ def test_train_writes_one_row_and_its_course(tmp_path):
     assert f"{100 * row['test']:.1f}" in done.stdout
 
 
+@pytest.mark.parametrize("entrypoint", ["compare", "train"])
+def test_the_dtype_is_in_the_configuration(entrypoint, tmp_path):
+    one = {
+        "compare": ["--models=mlp", "--seeds=1", "--learning_rates=0.01"],
+        "train": ["--model=mlp"],
+    }
+    flags = (*one[entrypoint], "--steps=40", "--dtype=bfloat16", f"--out={tmp_path}")
+    done = start(entrypoint, *flags)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["dtype"] == config["recipe"]["dtype"] == "bfloat16"
+    (row,) = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert row["test"] > 0.9
+
+
 @pytest.mark.parametrize(
     ("entrypoint", "flags", "message"),
     [
         ("compare", ["--task=digit"], "'digit'; did you mean 'digits'"),
         ("compare", ["--models=cnn,atention"], "unknown model 'atention'; did you mean"),
         ("compare", ["--match=param"], "--match=param"),
+        ("compare", ["--dtype=float16"], "--dtype=float16"),
         ("compare", ["--train_sizes=few"], "train_sizes=few: expected a number"),
         ("compare", ["--modles=cnn"], "modles"),
         ("compare", ["--task=mnist", "--data_dir=nowhere"], "nowhere"),

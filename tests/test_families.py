@@ -9,6 +9,7 @@ import networkx
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend import core
 
 from attnconv import models, train
 from attnconv.errors import UsageError
@@ -306,7 +307,7 @@ def test_a_node_sees_as_far_as_its_layers_go(name, hops, monkeypatch):
     structure, params = made(name, ON_A_GRAPH)
 
     def of(features):
-        monkeypatch.setattr(Inputs, "__call__", lambda self, x, rng=None: (features[None], None))
+        monkeypatch.setattr(Inputs, "__call__", lambda self, x, **_: (features[None], None))
         return nnx.merge(structure, params)(jnp.arange(NODES)).sum(-1)
 
     found = jax.jit(jax.jacrev(of))(ON_A_GRAPH.graph.features)
@@ -513,3 +514,76 @@ def test_a_budget_of_flops_is_met_within_two_percent():
     size = models.size_for("cnn:9", spec, budget=200_000, match="flops")
     found = models.flops(models.shapes("cnn:9", spec, size), spec)
     assert found == pytest.approx(200_000, rel=0.02)
+
+
+REARRANGED = {
+    "convert_element_type",
+    "reshape",
+    "transpose",
+    "squeeze",
+    "broadcast_in_dim",
+    "slice",
+}
+
+
+def multiplied(jaxpr, names):
+    """Of each product with a parameter, the parameter's name and the dtypes of both operands.
+
+    Args:
+      jaxpr: of a model.
+      names: those of its variables that are parameters, or parameters rearranged.
+    """
+    found, names = [], dict(names)
+    for equation in jaxpr.eqns:
+        given = [None if isinstance(v, core.Literal) else names.get(v) for v in equation.invars]
+        primitive = equation.primitive.name
+        if primitive in ("dot_general", "conv_general_dilated"):
+            dtypes = {str(v.aval.dtype) for v in equation.invars}
+            found += [(name, dtypes) for name in given if name is not None]
+        elif primitive in REARRANGED and given[0] is not None:
+            names[equation.outvars[0]] = given[0]
+        branches = equation.params.get("branches")
+        # The last is the default of a platform_dependent: on a CPU sums may be of float32.
+        params = {"branches": branches[-1:]} if branches else equation.params
+        for inner in core.jaxprs_in_params(params):
+            # The index of a cond comes before the arguments of its branches.
+            inside = zip(inner.invars, given[-len(inner.invars) :], strict=True)
+            found += multiplied(inner, {v: name for v, name in inside if name is not None})
+    return found
+
+
+HALF = {
+    **SPECS,
+    "one-hot, padded": Spec((T,), 3, vocabulary=9, one_hot=True, padded=True),
+    "one-hot, sequence": Spec((T,), 3, "sequence", vocabulary=9, one_hot=True, steps=5),
+    "attention pooling": spec_of("frames", "label", pooling="attention"),
+    "token pooling": spec_of("frames", "label", pooling="token"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(n, kind) for kind, spec in HALF.items() for n in models.fitting(spec)]
+)
+def test_with_weights_in_half_precision_every_product_with_them_is_in_it(name, kind):
+    spec = HALF[kind]
+    structure, shapes = nnx.split(models.shapes(name, spec, size_of(name)))
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16), shapes)
+    numbers = spec.vocabulary is None and spec.graph is None
+    x = jax.ShapeDtypeStruct(
+        (2, *(() if spec.graph is not None else spec.shape)), jnp.bfloat16 if numbers else jnp.int32
+    )
+
+    def forward(params, x):
+        model = nnx.merge(structure, params)
+        if spec.output != "sequence":
+            return model(x)
+        symbols = jnp.zeros((2, spec.steps), jnp.int32)
+        cache = model.start(model.encode(x))
+        return model(x, symbols), model.step(cache, symbols[:, 0], jnp.int32(0))[0]
+
+    jaxpr = jax.make_jaxpr(forward)(params, x).jaxpr
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    found = multiplied(jaxpr, dict(zip(jaxpr.invars, paths, strict=False)))
+    assert {path for path in paths if "kernel" in path} <= {path for path, _ in found}
+    assert [(path, dtypes) for path, dtypes in found if dtypes != {"bfloat16"}] == []
+    assert {str(out.aval.dtype) for out in jaxpr.outvars} == {"bfloat16"}

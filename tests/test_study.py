@@ -128,9 +128,16 @@ def test_summary_is_json_and_compares_every_pair_at_every_size(finished):
         assert comparison["difference"]["estimate"] == pytest.approx(a - b)
 
 
-def test_another_configuration_is_refused(copied):
-    with pytest.raises(UsageError, match="another configuration's results: steps=40 there, 41"):
-        study.run(dataclasses.replace(CONFIG, steps=41), copied)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 41}, "steps=40 there, 41"),
+        ({"dtype": "bfloat16"}, 'dtype="float32" there, "bfloat16" asked'),
+    ],
+)
+def test_another_configuration_is_refused(changes, message, copied):
+    with pytest.raises(UsageError, match=f"another configuration's results: {message}"):
+        study.run(dataclasses.replace(CONFIG, **changes), copied)
 
 
 def test_a_diverged_run_is_named_and_leaves_no_rows(tmp_path):

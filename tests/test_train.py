@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from attnconv import batching, checkpoint, models, runs, train
+from attnconv import batching, checkpoint, models, runs, tasks, train
 from attnconv.errors import UsageError
 from attnconv.spec import Spec
 
@@ -269,6 +270,58 @@ def test_a_loss_that_is_not_finite_is_refused():
     data.inputs[5] = np.inf
     with pytest.raises(UsageError, match=r"learning_rate=0.01: expected a finite loss, got nan"):
         runs.train_one(programs(), data, run_of(), validation=toy())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_computes_in_the_dtype_of_the_recipe_and_the_rest_in_float32(dtype):
+    told = []
+
+    class Model(nnx.Module):
+        """Scores the symbols of a sequence, or writes them."""
+
+        any_length = False
+
+        def __init__(self, rngs):
+            self.kernel = nnx.Param(jnp.ones((3, 5)))
+
+        def __call__(self, x, labels, *, rng=None):
+            told.append(("scores", str(x.dtype), str(self.kernel.dtype)))
+            return x @ self.kernel[...]
+
+        def predict(self, x):
+            told.append(("predict", str(x.dtype), str(self.kernel.dtype)))
+            return jnp.zeros(x.shape[:2], jnp.int32)
+
+    own = train.Programs(Model, train.Recipe(dtype=dtype))
+    data = train.Data(jnp.ones((4, 2, 3)), jnp.ones((4, 2), jnp.int32))
+    state = jax.eval_shape(own.init, 0.01, 2, 0)
+    order = jnp.zeros((1, 4), jnp.int32)
+    found = [
+        jax.eval_shape(own.advance, state, data, order, 1),
+        jax.eval_shape(own.judge, state.params, data),
+        jax.eval_shape(own.scores, state.params, data.inputs, data.labels),
+    ]
+    assert set(told) == {("scores", dtype, dtype), ("predict", dtype, dtype)}
+    assert {str(x.dtype) for x in jax.tree.leaves((state, found))} == {"float32", "int32"}
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", pytest.param("attention", marks=pytest.mark.slow)])
+def test_digits_are_learned_as_well_in_half_precision(name):
+    task = tasks.load("digits")
+    data, held_out = (train.Data(s.inputs, s.labels) for s in (task.train, task.validation))
+    order = batching.order(np.arange(len(data.labels)), steps=150, batch=32, seed=0)
+    make = functools.partial(
+        models.make, name, task.spec, models.size_for(name, task.spec, budget=5000)
+    )
+    scores = []
+    for dtype in ("float32", "bfloat16"):
+        own = train.Programs(make, train.Recipe(dtype=dtype))
+        trained = runs.train_one(own, data, runs.Run(0.01, 0, order), validation=held_out)
+        scores.append(trained.validation)
+    whole, half = scores
+    assert whole.accuracy > 0.9
+    assert half.accuracy == pytest.approx(whole.accuracy, abs=0.02)
+    assert half.loss == pytest.approx(whole.loss, rel=0.05) and half.loss != whole.loss
 
 
 class Killed(Exception):

@@ -97,7 +97,7 @@ class Attention(nnx.Module):
         self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
-        x, mask = self.inputs(x, rng=rng)
+        x, mask = self.inputs(x, dtype=self.embed.kernel.dtype, rng=rng)
         x = self.embed(x)
         return self.encoder(x.reshape(len(x), -1, x.shape[-1]), mask, nodes, rng)
 

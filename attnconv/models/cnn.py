@@ -61,7 +61,7 @@ class CNN(nnx.Module):
         self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
-        x, mask = self.inputs(x, rng=rng)
+        x, mask = self.inputs(x, dtype=self.layers[0].kernel.dtype, rng=rng)
         if self.whole:
             x = self.layers[0](x)
             for layer, norm in zip(self.layers[1:-1], self.norms[:-1], strict=True):

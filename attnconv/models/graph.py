@@ -43,8 +43,9 @@ class GraphConv(nnx.Module):
         nodes = x
         joined = _joined(self.graph)
         degree = joined.sum(1)
-        along = jnp.asarray(joined / np.sqrt(degree[:, None] * degree), jnp.float32)
-        x, _ = self.inputs(x, rng=rng)
+        dtype = self.layers[0].kernel.dtype
+        along = jnp.asarray(joined / np.sqrt(degree[:, None] * degree), dtype)
+        x, _ = self.inputs(x, dtype=dtype, rng=rng)
         for layer in self.layers:
             x = jax.nn.relu(along @ layer(x))
         return self.head(x, None, nodes, rng)
@@ -76,7 +77,7 @@ class GraphAttention(nnx.Module):
     def __call__(self, x: Array, *, rng: Array | None = None) -> Float[Array, "B classes"]:
         nodes = x
         along = jnp.asarray(_joined(self.graph))[None, None]
-        x, _ = self.inputs(x, rng=rng)
+        x, _ = self.inputs(x, dtype=self.embed.kernel.dtype, rng=rng)
         x = self.embed(x)
         for layer in self.layers:
             x = jax.nn.elu(layer(x, mask=along))

@@ -41,7 +41,7 @@ class GridEncoder(nnx.Module):
         self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
-        x, mask = self.inputs(x, rng=rng)
+        x, mask = self.inputs(x, dtype=self.embed.kernel.dtype, rng=rng)
         x = self.embed(x)
         x = self.position(x.reshape(len(x), -1, x.shape[-1])).reshape(x.shape)
         for block in self.blocks:

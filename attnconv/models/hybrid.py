@@ -42,7 +42,7 @@ class Hybrid(nnx.Module):
         self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
-        x, mask = self.inputs(x, rng=rng)
+        x, mask = self.inputs(x, dtype=self.layers[0].kernel.dtype, rng=rng)
         for layer in self.layers:
             x = jax.nn.relu(layer(present(x, mask)))
             mask = None if mask is None else mask[:, :: layer.strides]

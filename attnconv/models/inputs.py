@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Num
 
 from attnconv.errors import UsageError
@@ -19,6 +20,8 @@ class Inputs(nnx.Module):
 
     Tokens are embedded, or made vectors with a single one. The nodes of a graph are its features,
     the same for all examples. Other inputs are vectors already.
+
+    Vectors with a single one and features of nodes are made in `dtype`, as no array tells theirs.
     """
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
@@ -29,15 +32,15 @@ class Inputs(nnx.Module):
             self.embedding = nnx.Param(EMBEDDING_SCALE * table)
 
     def __call__(
-        self, x: Array, *, rng: Array | None = None
+        self, x: Array, *, dtype: DTypeLike = jnp.float32, rng: Array | None = None
     ) -> tuple[Float[Array, "B *grid C"], Bool[Array, "B T"] | None]:
         spec, mask = self.spec, None
         if spec.graph is not None:
-            return jnp.asarray(spec.graph.features)[None], None
+            return jnp.asarray(spec.graph.features, dtype)[None], None
         if spec.vocabulary is not None:
             mask = x != PAD
             one = spec.one_hot
-            x = jax.nn.one_hot(x, spec.vocabulary) if one else self.embedding[...][x]
+            x = jax.nn.one_hot(x, spec.vocabulary, dtype=dtype) if one else self.embedding[...][x]
             x = dropout(x, self.rate, rng)
         elif spec.padded:
             mask = ~jnp.isnan(x[..., 0])

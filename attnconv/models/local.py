@@ -38,7 +38,7 @@ class Local(nnx.Module):
         self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B classes"]:
         nodes = x
-        x, _ = self.inputs(x, rng=rng)
+        x, _ = self.inputs(x, dtype=self.layers[0].kernel.dtype, rng=rng)
         for layer in self.layers:
             x = jax.nn.relu(layer(x))
         x = jax.nn.relu(self.hidden(x.reshape(len(x), 1, -1)))

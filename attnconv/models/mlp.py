@@ -31,7 +31,7 @@ class MLP(nnx.Module):
         self, x: Num[Array, "B *shape"], *, rng: Array | None = None
     ) -> Float[Array, "B *vectors classes"]:
         nodes = x
-        x, _ = self.inputs(x, rng=rng)
+        x, _ = self.inputs(x, dtype=self.first.kernel.dtype, rng=rng)
         if self.whole:
             x = x.reshape(len(x), 1, -1)  # all of it is the one vector that is pooled
         x = jax.nn.relu(self.first(x))

@@ -71,6 +71,7 @@ class Seq2Seq(nnx.Module):
         self.symbols = nnx.Embed(
             spec.classes + 1, width, embedding_init=nnx.initializers.normal(1.0), rngs=rngs
         )
+        self.symbols.dtype = None  # that of its table, not the one that the table was made in
         self.position = PositionEmbedding(spec.steps, width, rngs=rngs)
         self.decoder = nnx.List(Residual(branch, width, rngs=rngs) for branch in decoder)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
@@ -104,7 +105,7 @@ class Seq2Seq(nnx.Module):
     ) -> Memory:
         """The source as vectors that know of their surroundings."""
         inputs_rng, layers_rng = _split(rng, 2)
-        vectors, mask = self.inputs(x, rng=inputs_rng)
+        vectors, mask = self.inputs(x, dtype=self.embed.kernel.dtype, rng=inputs_rng)
         y = self.source_position(self.embed(vectors))
         return Memory(self.encoder_norm(_through(self.encoder, y, mask, layers_rng)), mask)
 
