@@ -1,17 +1,31 @@
 """A case: an operator (or a training step) with sizes, and the floors it is held to."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 GENERAL = 0.95  # the floor of every case against stock JAX
 Floors = Mapping[str, int | float]
 SECONDS = 2.0  # how much longer than stock JAX a first compile may take
 
+DRAWN = 16_777_259  # numbers that an array has of its own; what is larger repeats them
 _SMALL = {"B": 2, "T": 520, "S": 520, "L": 64, "F": 5, "H": 10, "W": 10}
+_CHECKED = {"B": 2, "N": 4, "G": 4}
 _WHOLE = ("labels", "key_value_seq_lengths")
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Normal random numbers, drawn in float32 and rounded to the dtype.
+
+    >>> normal(np.random.default_rng(0), (2,), "float32").dtype
+    dtype('float32')
+    """
+    drawn = rng.standard_normal(min(math.prod(shape), DRAWN), np.float32)
+    return np.resize(drawn.astype(jnp.dtype(dtype)), shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +35,21 @@ class Case:
     Attributes:
       name: what `--cases` and the results know it by.
       suite: one of `cases.SUITES`.
-      operator: a function of `attnconv.functional`, `multi_head`, or a model: `cnn`, `vit`.
+      operator: a function of `attnconv.functional`, `multi_head`, or a model: `cnn`, `vit`,
+        `convnext`.
       mode: "forward"; "gradient", which is forward and the gradients of all inputs; "scan", the
         same in a loop on the device; "step", a training step.
       sizes: the extent of each axis letter. Those of a window are lower-case; `I` is the channels
         of a group, `L` the length of a 1-D and `F` the frames of a 3-D image.
       arrays: the letters of each input; a `1` is an axis of one.
-      options: the static arguments of the operator.
+      options: the static arguments of the operator, or of the model.
       least: for each peer that is held to a floor, its least time divided by ours.
       peers: who takes part, ours first; the next is the reference of the results.
       steps: how many steps a scan takes.
       seeds: how many models a training step trains, side by side.
       most_memory: bytes above what the process had with the inputs made.
+      dtype: of the inputs; of a training step, in which it computes.
+      platform: "cpu", or "gpu": in the workers JAX's default device and PyTorch's "cuda".
     """
 
     name: str
@@ -47,6 +64,8 @@ class Case:
     steps: int = 1
     seeds: int = 1
     most_memory: float | None = None
+    dtype: str = "float32"
+    platform: str = "cpu"
 
     @property
     def stock(self) -> str | None:
@@ -68,13 +87,21 @@ class Case:
         """The same with a small batch, length and image: what is odd stays so, and the window."""
         most = {"B": 2} if self.mode == "step" else _SMALL
         sizes = {axis: min(n, most.get(axis, n) + n % 2) for axis, n in self.sizes.items()}
+        for axis in "HW":  # a window must fit
+            if axis.lower() in sizes:
+                sizes[axis] = min(self.sizes[axis], max(sizes[axis], sizes[axis.lower()] + 1))
+        return dataclasses.replace(self, sizes=sizes)
+
+    def checked(self) -> "Case":
+        """The same with so few examples and heads that a dense form in float64 takes seconds."""
+        sizes = {axis: min(n, _CHECKED.get(axis, n)) for axis, n in self.sizes.items()}
         return dataclasses.replace(self, sizes=sizes)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(1 if axis == "1" else self.sizes[axis] for axis in self.arrays[name])
 
     def inputs(self) -> dict[str, np.ndarray]:
-        """The same random arrays in every process, float32."""
+        """The same random arrays in every process, in the case's dtype."""
         rng = np.random.default_rng(0)
         made: dict[str, np.ndarray] = {}
         for name in self.arrays:
@@ -89,7 +116,7 @@ class Case:
             elif name == "labels":
                 made[name] = rng.integers(10, size=shape, dtype=np.int32)
             else:
-                made[name] = rng.standard_normal(shape, np.float32)
+                made[name] = normal(rng, shape, self.dtype)
                 if self.operator == "multi_head" and name != "x":
                     made[name] *= self.sizes["D"] ** -0.5  # keeps the scores in a softmax's range
         return made

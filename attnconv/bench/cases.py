@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from attnconv.bench import gpu_cases
 from attnconv.bench.case import Case, Floors
 from attnconv.errors import unknown
 
-SUITES = ("attention", "conv", "train", "compile")
+SUITES = ("attention", "conv", "train", "compile", "gpu")
 
 _MODULES = ("attnconv", "jax", "flax", "equinox", "torch")
 _FUNCTIONS = ("attnconv", "jax", "torch")
@@ -254,4 +255,4 @@ def _compiled() -> Iterator[Case]:
             yield dataclasses.replace(case, name=name, suite="compile", least={}, peers=peers[:2])
 
 
-CASES = (*_OPERATORS, *_compiled())
+CASES = (*_OPERATORS, *_compiled(), *gpu_cases.CASES)

@@ -26,11 +26,11 @@ def work(case: Case) -> dict[str, int]:
     inputs = case.inputs()
     form = jax_peers.form(case, "attnconv")
     y = jax.eval_shape(lambda arrays: form.function(**arrays), inputs)
-    moved = sum(array.nbytes for array in inputs.values()) + 4 * y.size
+    moved = sum(array.nbytes for array in inputs.values()) + y.dtype.itemsize * y.size
     flops = _products(case, y.size)
     if case.mode == "forward":
         return {"flops": flops, "bytes": moved}
-    gradients = sum(inputs[name].nbytes for name in case.trained) + 4 * y.size
+    gradients = sum(inputs[name].nbytes for name in case.trained) + y.dtype.itemsize * y.size
     return {"flops": BACKWARD * flops, "bytes": moved + gradients}
 
 

@@ -1,15 +1,18 @@
 """What the worker of every framework has in common: a peer's form of an operator, a program."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from attnconv.bench.case import Case
+from attnconv.bench.case import Case, normal
 
 Arrays = dict[str, np.ndarray]
 CHECKED_STEPS = 3  # a training step is checked by the losses of the first few
+CACHE = 60e6  # bytes of the largest cache of an accelerator
+FEWEST, MOST = 3, 16  # copies of the inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,8 @@ class Program:
       compiled: makes the program ready and returns what `run` is then.
       steps: how many steps one run takes.
       note: how the peer did it, where it had a choice.
+      queued: does the work so many times and waits once, at the end; on an accelerator only.
+      memory: bytes of an accelerator that one run needs at its peak, above the inputs.
     """
 
     run: Callable[[], Any]
@@ -64,11 +69,22 @@ class Program:
     compiled: Callable[[], Callable[[], Any]]
     steps: int = 1
     note: str = ""
+    queued: Callable[[int], None] | None = None
+    memory: Callable[[], int | None] | None = None
 
 
-def cotangent(shape: tuple[int, ...]) -> np.ndarray:
+def cotangent(shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
     """The gradient of y that every peer is given."""
-    return np.random.default_rng(1).standard_normal(shape, np.float32)
+    return normal(np.random.default_rng(1), shape, dtype)
+
+
+def copies(size: int) -> int:
+    """How many copies of inputs of so many bytes take turns, so that none is read from a cache.
+
+    >>> copies(10_000_000), copies(1_000_000_000)
+    (7, 3)
+    """
+    return min(MOST, max(FEWEST, 1 + math.ceil(CACHE / size)))
 
 
 def channels_first(case: Case) -> dict[str, tuple[int, ...]]:

@@ -28,6 +28,25 @@ def form(case: Case, peer: str) -> Form:
     return _FORMS[peer, case.operator](case)
 
 
+def precise(case: Case, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with float32 products as such on an accelerator, where TF32 is the default."""
+    if case.platform == "cpu" or case.dtype != "float32":
+        return function
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*arguments)
+
+    return call
+
+
+def memory(function: Any, *arguments: Any) -> int:
+    """Bytes that a compiled function takes above its arguments, as the compiler planned them."""
+    plan = function.lower(*arguments).compile().memory_analysis()
+    return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+
+
 def _function(function: Callable[..., Any]) -> Callable[[Case], Form]:
     """The form of a function that takes our arrays and options as they are."""
 
@@ -231,6 +250,9 @@ def _equinox_multi_head(case: Case) -> Form:
 _FORMS: dict[tuple[str, str], Callable[[Case], Form]] = {
     ("attnconv", "attention"): _function(F.dot_product_attention),
     ("attnconv", "neighborhood"): _function(F.neighborhood_attention),
+    ("attnconv pallas", "neighborhood"): _function(
+        functools.partial(F.neighborhood_attention, implementation="pallas")
+    ),
     ("attnconv", "multi_head"): _multi_head("attnconv.nn"),
     ("attnconv", "conv"): _function(F.conv),
     ("attnconv", "conv_transpose"): _function(F.conv_transpose),
@@ -239,6 +261,9 @@ _FORMS: dict[tuple[str, str], Callable[[Case], Form]] = {
     ("attnconv", "layer_norm"): _function(F.layer_norm),
     ("attnconv", "locally_connected"): _function(F.locally_connected),
     ("jax", "attention"): _function(jax.nn.dot_product_attention),
+    ("jax cudnn", "attention"): _function(
+        functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    ),
     ("jax", "neighborhood"): _dense_neighborhood,
     ("jax", "conv"): _function(_lax_conv),
     ("jax", "conv_transpose"): _function(_lax_conv_transpose),

@@ -1,5 +1,7 @@
 """Programs of the JAX peers: ours, stock JAX, Flax and Equinox."""
 
+import dataclasses
+import gc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,28 +36,48 @@ def program(case: Case, peer: str) -> Program:
         ready = function.lower(*arguments).compile()
         return lambda: jax.block_until_ready(ready(*arguments))
 
-    return Program(
+    found = Program(
         run=lambda: jax.block_until_ready(function(*arguments)),
         read=lambda: read(jax.block_until_ready(function(*arguments))),
         compiled=compiled,
         steps=case.steps,
     )
+    if case.platform == "cpu":
+        return found
+    count = forms.copies(sum(x.nbytes for x in jax.tree.leaves(arguments)))
+    sets = [arguments, *(jax.tree.map(jnp.copy, arguments) for _ in range(count - 1))]
+
+    def queued(calls: int) -> None:
+        result = None
+        for i in range(calls):
+            result = function(*sets[i % count])
+        jax.block_until_ready(result)
+
+    return dataclasses.replace(
+        found, queued=queued, memory=lambda: jax_peers.memory(function, *arguments)
+    )
+
+
+def free() -> int:
+    """Gives back what no program needs; bytes of an accelerator that the process may keep."""
+    gc.collect()
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 def _jitted(case: Case, form: Form) -> _Jitted:
     inputs = case.inputs()
     arrays = {name: jnp.asarray(form.into(name, array)) for name, array in inputs.items()}
     if case.mode == "forward":
-        forward = jax.jit(lambda arrays: form.function(**arrays))
-        return _Jitted(forward, (arrays,), lambda y: {"y": form.back("y", np.asarray(y))})
+        forward = jax.jit(jax_peers.precise(case, lambda arrays: form.function(**arrays)))
+        return _Jitted(forward, (arrays,), lambda y: {"y": form.back("y", _host(y))})
     trained = {name: arrays.pop(name) for name in case.trained}
     y = jax.eval_shape(lambda: form.function(**trained, **arrays))
-    dy = forms.cotangent(form.back("y", np.empty(y.shape)).shape)
+    dy = forms.cotangent(form.back("y", np.empty(y.shape)).shape, case.dtype)
     arguments = trained, arrays, jnp.asarray(form.into("y", dy))
 
     def by_name(arrays: dict[str, Any]) -> Arrays:
         return {
-            name: form.back(name, np.asarray(array), inputs[name].shape)
+            name: form.back(name, _host(array), inputs[name].shape)
             for name, array in arrays.items()
         }
 
@@ -65,16 +87,19 @@ def _jitted(case: Case, form: Form) -> _Jitted:
             looped, arguments, lambda found: {"losses": np.asarray(found[1]), **by_name(found[0])}
         )
 
-    @jax.jit
     def gradient(trained: Any, others: Any, dy: Any) -> Any:
         y, pull = jax.vjp(lambda trained: form.function(**trained, **others), trained)
         return y, pull(dy)[0]
 
     return _Jitted(
-        gradient,
+        jax.jit(jax_peers.precise(case, gradient)),
         arguments,
-        lambda found: {"y": form.back("y", np.asarray(found[0])), **by_name(found[1])},
+        lambda found: {"y": form.back("y", _host(found[0])), **by_name(found[1])},
     )
+
+
+def _host(array: Any) -> np.ndarray:
+    return np.asarray(array, np.float32)
 
 
 def _scan(form: Form, steps: int) -> Callable[..., Any]:

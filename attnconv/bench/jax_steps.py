@@ -1,7 +1,9 @@
-"""Training steps of two small models: ours beside plain Flax NNX and optax."""
+"""Training steps of three models: ours beside plain Flax NNX and optax."""
 
+import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +15,12 @@ from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv import nn, train
+from attnconv.bench import jax_peers
 from attnconv.bench.case import Case
 from attnconv.bench.forms import CHECKED_STEPS, Arrays, Program
 
 RECIPE = train.Recipe()
 RATE, STEPS = 1e-3, 1000  # the peak learning rate, and the length of its schedule
-FEATURES, HIDDEN, HEADS, BLOCKS, PATCH = 64, 256, 4, 4, 4
 
 Step = Callable[[Any, train.Data], tuple[Any, Array]]
 
@@ -42,12 +44,13 @@ class Kit(NamedTuple):
     """What the models are made of."""
 
     conv: Callable[..., Any]
+    linear: Callable[..., Any]
     block: Callable[..., Any]
     halve: Callable[[Array], Array]
 
 
-STOCK = Kit(nnx.Conv, Block, lambda x: nnx.avg_pool(x, (2, 2), strides=(2, 2)))
-OURS = Kit(nn.Conv, nn.EncoderBlock, lambda x: F.avg_pool(x, (2, 2)))
+STOCK = Kit(nnx.Conv, nnx.Linear, Block, lambda x: nnx.avg_pool(x, (2, 2), strides=(2, 2)))
+OURS = Kit(nn.Conv, nn.Linear, nn.EncoderBlock, lambda x: F.avg_pool(x, (2, 2)))
 
 
 class CNN(nnx.Module):
@@ -67,30 +70,101 @@ class CNN(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """A vision transformer: 49 vectors of 64 features, 4 pre-norm blocks, the mean over vectors."""
+    """A vision transformer: vectors of patches, pre-norm blocks, the mean over vectors."""
 
-    def __init__(self, kit: Kit, *, rngs: nnx.Rngs):
-        self.embed = kit.conv(1, FEATURES, (PATCH, PATCH), PATCH, rngs=rngs)
-        self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (49, FEATURES)))
+    def __init__(
+        self,
+        kit: Kit,
+        *,
+        image: int = 28,
+        channels: int = 1,
+        patch: int = 4,
+        classes: int = 10,
+        features: int = 64,
+        hidden: int = 256,
+        heads: int = 4,
+        depth: int = 4,
+        rngs: nnx.Rngs,
+    ):
+        length = (image // patch) ** 2
+        self.embed = kit.conv(channels, features, (patch, patch), patch, rngs=rngs)
+        self.position = nnx.Param(0.02 * jax.random.normal(rngs.params(), (length, features)))
         self.blocks = nnx.List(
-            kit.block(FEATURES, HIDDEN, heads=HEADS, rngs=rngs) for _ in range(BLOCKS)
+            kit.block(features, hidden, heads=heads, rngs=rngs) for _ in range(depth)
         )
-        self.norm = nnx.LayerNorm(FEATURES, rngs=rngs)
-        self.head = nnx.Linear(FEATURES, 10, rngs=rngs)
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+        self.head = nnx.Linear(features, classes, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B H W 1"]) -> Float[Array, "B 10"]:
-        x = self.embed(x).reshape(len(x), -1, FEATURES) + self.position[...]
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B classes"]:
+        x = self.embed(x)
+        x = x.reshape(len(x), -1, x.shape[-1]) + self.position[...]
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x).mean(1))
 
 
-MODELS: dict[str, Callable[..., nnx.Module]] = {"cnn": CNN, "vit": ViT}
+class Residual(nnx.Module):
+    """A block of ConvNeXt: a depthwise 7x7, a norm, two layers with GELU between, a scale."""
+
+    def __init__(self, kit: Kit, features: int, *, rngs: nnx.Rngs):
+        self.depthwise = kit.conv(
+            features, features, (7, 7), feature_group_count=features, rngs=rngs
+        )
+        self.norm = nnx.LayerNorm(features, rngs=rngs)
+        self.expand = kit.linear(features, 4 * features, rngs=rngs)
+        self.contract = kit.linear(4 * features, features, rngs=rngs)
+        self.scale = nnx.Param(jnp.ones(features))
+
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
+        y = jax.nn.gelu(self.expand(self.norm(self.depthwise(x))))
+        return x + self.scale[...] * self.contract(y)
+
+
+class ConvNeXt(nnx.Module):
+    """Stages of residual blocks, each at half the size of the one before.
+
+    Source: Liu et al. 2022, A ConvNet for the 2020s, section 2.
+    """
+
+    def __init__(
+        self,
+        kit: Kit,
+        *,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        classes: int,
+        rngs: nnx.Rngs,
+    ):
+        self.stem = kit.conv(3, widths[0], (4, 4), 4, rngs=rngs)
+        self.stem_norm = nnx.LayerNorm(widths[0], rngs=rngs)
+        self.stages = nnx.List(
+            nnx.List(Residual(kit, width, rngs=rngs) for _ in range(depth))
+            for depth, width in zip(depths, widths, strict=True)
+        )
+        self.norms = nnx.List(nnx.LayerNorm(width, rngs=rngs) for width in widths)
+        self.halves = nnx.List(
+            kit.conv(width, wider, (2, 2), 2, rngs=rngs)
+            for width, wider in itertools.pairwise(widths)
+        )
+        self.head = nnx.Linear(widths[-1], classes, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B classes"]:
+        x = self.stem_norm(self.stem(x))
+        for i, stage in enumerate(self.stages):
+            if i:
+                x = self.halves[i - 1](self.norms[i - 1](x))
+            for block in stage:
+                x = block(x)
+        return self.head(self.norms[-1](x.mean((1, 2))))
+
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {"cnn": CNN, "vit": ViT, "convnext": ConvNeXt}
 
 
 def model(case: Case, kit: Kit) -> nnx.Module:
     """The case's model with shapes for parameters."""
-    return nnx.eval_shape(lambda: MODELS[case.operator](kit, rngs=nnx.Rngs(0)))
+    make = MODELS[case.operator]
+    return nnx.eval_shape(lambda: make(kit, rngs=nnx.Rngs(0), **case.options))
 
 
 def initial(case: Case, seed: int = 0) -> Any:
@@ -123,14 +197,17 @@ def program(case: Case, peer: str) -> Program:
     if case.seeds > 1 and peer != "alone":
         step = jax.vmap(step, in_axes=(0, None))
         states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)]
-    jitted, data = jax.jit(step, donate_argnums=0), batch(case)
+    jitted, data = jax.jit(jax_peers.precise(case, step), donate_argnums=0), batch(case)
 
-    def advance(states: list[Any], function: Step = jitted) -> list[Array]:
+    def begin(states: list[Any], function: Step = jitted) -> list[Array]:
         losses = []
         for i, state in enumerate(states):
             states[i], loss = function(state, data)
             losses.append(loss)
-        return jax.block_until_ready(losses)
+        return losses
+
+    def advance(states: list[Any], function: Step = jitted) -> list[Array]:
+        return jax.block_until_ready(begin(states, function))
 
     def fresh() -> list[Any]:
         return jax.tree.map(jnp.copy, states)  # a step gives its buffers away
@@ -146,14 +223,27 @@ def program(case: Case, peer: str) -> Program:
         ready = jitted.lower(states[0], data).compile()
         return lambda: advance(going, ready)
 
-    return Program(run=lambda: advance(going), read=read, compiled=compiled)
+    found = Program(run=lambda: advance(going), read=read, compiled=compiled)
+    if case.platform == "cpu":
+        return found
+
+    def queued(calls: int) -> None:
+        losses = None
+        for _ in range(calls):
+            losses = begin(going)
+        jax.block_until_ready(losses)
+
+    return dataclasses.replace(
+        found, queued=queued, memory=lambda: jax_peers.memory(jitted, states[0], data)
+    )
 
 
 def _loss(case: Case, kit: Kit) -> Callable[[Any, train.Data], Array]:
     graph, _ = nnx.split(model(case, kit))
 
     def loss(params: Any, batch: train.Data) -> Array:
-        scores = nnx.merge(graph, params)(batch.inputs)
+        params = jax.tree.map(lambda x: x.astype(case.dtype), params)
+        scores = nnx.merge(graph, params)(batch.inputs).astype(jnp.float32)
         return train.cross_entropy(scores, batch.labels, smoothing=RECIPE.label_smoothing).sum()
 
     return loss

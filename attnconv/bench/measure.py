@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from attnconv.bench import in_turn
 from attnconv.bench.case import SECONDS, Case
 from attnconv.bench.forms import Arrays
-from attnconv.bench.process import PeerError, Process, installed, worker
+from attnconv.bench.process import PeerError, Process, ask, installed, worker
 
 Row = dict[str, Any]
 
@@ -56,12 +57,14 @@ def measure(case: Case, processes: Mapping[str, Process], *, seconds: float, mem
       case: which case.
       processes: the workers by name.
       seconds: how long to go on with rounds beyond the least number of them.
-      memory: whether to measure the peak memory, each peer in a fresh process; on Linux only.
+      memory: whether to measure the peak memory, each peer in a fresh process; on Linux only. That
+        of an accelerator is measured anyway.
     """
     peers = [peer for peer in case.peers if installed(peer)]
     row: Row = {
         "case": case.name,
         "suite": case.suite,
+        "dtype": case.dtype,
         "steps": case.steps,
         "floors": case.floors,
         "most_memory": case.most_memory,
@@ -74,8 +77,11 @@ def measure(case: Case, processes: Mapping[str, Process], *, seconds: float, mem
             samples = _compile(case, peers)
         else:
             row |= processes["ours"].ask("work", case)
-            peers = _check(case, peers, processes, row)
-            samples = _time(case, peers, processes, row, seconds)
+            if case.platform == "gpu":
+                samples = in_turn.measure(case, peers, processes, row)
+            else:
+                peers = _check(case, peers, processes, row)
+                samples = _time(case, peers, processes, row, seconds)
     except PeerError as error:
         row["error"] = str(error)
         return row
@@ -84,7 +90,7 @@ def measure(case: Case, processes: Mapping[str, Process], *, seconds: float, mem
             if process.child is not None:
                 process.ask("forget")
     _summarise(samples, row)
-    if memory and case.suite != "compile" and sys.platform == "linux":
+    if memory and case.suite not in ("compile", "gpu") and sys.platform == "linux":
         _memory(case, peers, row)
     row["error"] = "; ".join(p["error"] for p in row["peers"].values() if "error" in p) or None
     return row
@@ -96,11 +102,11 @@ def _check(
     """The peers that agree with the reference, which is the first after ours."""
     if len(peers) < 2:
         raise PeerError(f"expected one of {', '.join(case.peers[1:])} to check against")
-    reference = _ask(processes, peers[1], "read", case, peers[1])
+    reference = ask(processes, peers[1], "read", case, peers[1])
     agreeing = [peers[1]]
     for peer in (peers[0], *peers[2:]):
         try:
-            apart = difference(_ask(processes, peer, "read", case, peer), reference)
+            apart = difference(ask(processes, peer, "read", case, peer), reference)
             row["peers"][peer]["difference"] = apart
             if not apart <= TOLERANCE:
                 raise PeerError(f"{peer}: {apart:.1e} of the largest number from {peers[1]}")
@@ -110,14 +116,6 @@ def _check(
                 raise
             row["peers"][peer]["error"] = str(error)
     return [peer for peer in peers if peer in agreeing]
-
-
-def _ask(processes: Mapping[str, Process], peer: str, name: str, *arguments: Any) -> Any:
-    """The answer of the peer's worker, or the error with the peer's name."""
-    try:
-        return processes[worker(peer)].ask(name, *arguments)
-    except PeerError as error:
-        raise PeerError(f"{peer}: {error}") from None
 
 
 def _time(
@@ -130,7 +128,7 @@ def _time(
     """Rounds of one sample for each peer."""
     slowest = 0.0
     for peer in peers:
-        once, note = _ask(processes, peer, "warm", peer)
+        once, note = ask(processes, peer, "warm", peer)
         slowest = max(slowest, once)
         if note:
             row["peers"][peer]["note"] = note
@@ -142,7 +140,7 @@ def _time(
         taken = {}
         for peer in shuffle(peers, len(peers)):
             time.sleep(PAUSE)
-            taken[peer] = _ask(processes, peer, "time", peer)
+            taken[peer] = ask(processes, peer, "time", peer)
         rounds.append(taken)
     return rounds
 
@@ -154,7 +152,7 @@ def _compile(case: Case, peers: Sequence[str]) -> list[dict[str, float]]:
         taken = {}
         for peer in peers[:: (-1) ** i]:
             with Process(worker(peer)) as process:
-                taken[peer] = _ask({worker(peer): process}, peer, "compile", case, peer)
+                taken[peer] = ask({worker(peer): process}, peer, "compile", case, peer)
         rounds.append(taken)
     return rounds
 

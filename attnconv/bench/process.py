@@ -5,12 +5,17 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from attnconv import runs
 
 # Ours apart from the rest of JAX: what a peer leaves in the allocator and caches slows it down.
-WORKER = {"attnconv": "ours", "alone": "ours", "jax": "jax", "flax": "jax", "equinox": "jax"}
+WORKER = {
+    **dict.fromkeys(("attnconv", "attnconv pallas", "alone"), "ours"),
+    **dict.fromkeys(("jax", "jax cudnn", "flax", "equinox"), "jax"),
+    "flex": "torch",
+}
 WORKERS = ("ours", "jax", "torch")
 
 
@@ -29,7 +34,16 @@ def framework(worker: str) -> str:
 
 
 def installed(peer: str) -> bool:
-    return peer == "alone" or importlib.util.find_spec(peer) is not None
+    package = {"alone": "attnconv", "flex": "torch"}.get(peer, peer.split()[0])
+    return importlib.util.find_spec(package) is not None
+
+
+def ask(processes: Mapping[str, "Process"], peer: str, name: str, *arguments: Any) -> Any:
+    """The answer of the peer's worker, or the error with the peer's name."""
+    try:
+        return processes[worker(peer)].ask(name, *arguments)
+    except PeerError as error:
+        raise PeerError(f"{peer}: {error}") from None
 
 
 class Process:
@@ -38,9 +52,12 @@ class Process:
     Args:
       worker: one of WORKERS.
       keep_freed: whether the process keeps the memory that it frees, as the experiments do.
+      accelerator: whether it takes JAX's default device, else the CPU.
     """
 
-    def __init__(self, worker: str, *, keep_freed: bool = False):
+    def __init__(self, worker: str, *, keep_freed: bool = False, accelerator: bool = False):
+        # PyTorch's worker has JAX for parameters only.
+        self.platform = None if accelerator and worker != "torch" else "cpu"
         self.arguments = [framework(worker), *(["keep_freed"] if keep_freed else [])]
         self.child: subprocess.Popen[bytes] | None = None
 
@@ -57,7 +74,7 @@ class Process:
           PeerError: the method raised, or the process died of it.
         """
         if self.child is None:
-            self.child = _start(self.arguments)
+            self.child = _start(self.arguments, self.platform)
         assert self.child.stdin is not None and self.child.stdout is not None
         try:
             pickle.dump((name, arguments), self.child.stdin)
@@ -78,13 +95,15 @@ class Process:
             self.child = None
 
 
-def _start(arguments: list[str]) -> subprocess.Popen[bytes]:
+def _start(arguments: list[str], platform: str | None) -> subprocess.Popen[bytes]:
     """A worker with as many threads as cores, and no compile cache."""
     environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",  # the suites and their floors are those of the CPU
         "JAX_ENABLE_COMPILATION_CACHE": "0",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the workers share an accelerator
         "OMP_NUM_THREADS": str(runs.cores()),
     }
+    if platform is not None:
+        environment["JAX_PLATFORMS"] = platform
     command = [sys.executable, "-m", "attnconv.bench.worker", *arguments]
     pipe = subprocess.PIPE
     # In a session of its own, so that a key that stops the parent does not reach it first.

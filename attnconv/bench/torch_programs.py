@@ -1,5 +1,6 @@
 """Programs of PyTorch, in the layout that it is faster in where it has two."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,23 +8,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as TF
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from attnconv.bench import forms
+from attnconv.bench import forms, torch_device
 from attnconv.bench.case import Case
 from attnconv.bench.forms import Arrays, Form, Program, channels_first, window
 
+Tensors = dict[str, torch.Tensor]
+
 TRIALS = 3  # runs of each layout, to choose
+free = torch_device.free
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def program(case: Case, peer: str) -> Program:
     """The faster of the programs in PyTorch's default layout and with channels last."""
+    torch_device.settle(case)
     if case.mode == "step":
         from attnconv.bench import torch_steps
 
         programs = torch_steps.programs(case)
     else:
-        form = _FORMS[case.operator](case)
+        form = (_flex if peer == "flex" else _FORMS[case.operator])(case)
         ranks = (
             {len(case.arrays["x"])} if "kernel" in case.arrays or "pool" in case.operator else {}
         )
@@ -49,43 +55,69 @@ def layout(tensor: torch.Tensor, *, channels_last: bool) -> torch.Tensor:
 
 
 def _operator(case: Case, form: Form, *, channels_last: bool) -> Program:
-    inputs = case.inputs()
+    inputs, device = case.inputs(), torch_device.device(case)
 
     def tensor(name: str, array: np.ndarray) -> torch.Tensor:
-        return layout(torch.from_numpy(form.into(name, array)), channels_last=channels_last)
+        found = torch_device.tensor(form.into(name, array), device)
+        return layout(found, channels_last=channels_last)
 
     tensors = {name: tensor(name, array) for name, array in inputs.items()}
 
     @torch.no_grad()
-    def forward() -> torch.Tensor:
+    def forward(tensors: Tensors) -> torch.Tensor:
         return form.function(**tensors)
 
     note = "channels last" if channels_last else ""
     if case.mode == "forward":
-        return _program(forward, lambda y: {"y": form.back("y", y.numpy())}, note)
-    y = forward()
-    dy = tensor("y", forms.cotangent(form.back("y", y.numpy()).shape))
+        return _program(case, forward, tensors, lambda y: {"y": form.back("y", _host(y))}, note)
     for name in case.trained:
         tensors[name].requires_grad_()
-    trained = [tensors[name] for name in case.trained]
+    y = form.function(**tensors)
+    dy = tensor("y", forms.cotangent(form.back("y", np.empty(y.shape)).shape, case.dtype))
+    del y
 
-    def gradient() -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        y = form.function(**tensors)
-        return y, torch.autograd.grad(y, trained, dy)
+    def gradient(tensors: Tensors) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        y = form.function(**{name: x for name, x in tensors.items() if name != "dy"})
+        return y, torch.autograd.grad(y, [tensors[name] for name in case.trained], tensors["dy"])
 
     def read(results: tuple[torch.Tensor, tuple[torch.Tensor, ...]]) -> Arrays:
         y, gradients = results
         found = {
-            name: form.back(name, gradient.numpy(), inputs[name].shape)
+            name: form.back(name, _host(gradient), inputs[name].shape)
             for name, gradient in zip(case.trained, gradients, strict=True)
         }
-        return {"y": form.back("y", y.detach().numpy()), **found}
+        return {"y": form.back("y", _host(y)), **found}
 
-    return _program(gradient, read, note)
+    return _program(case, gradient, {**tensors, "dy": dy}, read, note)
 
 
-def _program(run: Callable[[], Any], read: Callable[[Any], Arrays], note: str) -> Program:
-    return Program(run=run, read=lambda: read(run()), compiled=lambda: run, note=note)
+def _host(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
+def _program(
+    case: Case,
+    function: Callable[[Tensors], Any],
+    tensors: Tensors,
+    read: Callable[[Any], Arrays],
+    note: str,
+) -> Program:
+    def run() -> Any:
+        result = function(tensors)
+        torch_device.wait(case)
+        return result
+
+    found = Program(run=run, read=lambda: read(run()), compiled=lambda: run, note=note)
+    if case.platform == "cpu":
+        return found
+    count = forms.copies(sum(x.nbytes for x in tensors.values()))
+    sets = [tensors, *(_copied(tensors) for _ in range(count - 1))]
+    return torch_device.queued(case, found, lambda i: function(sets[i % count]))
+
+
+def _copied(tensors: Tensors) -> Tensors:
+    """Copies with the layout of each, and a gradient where it has one."""
+    return {name: x.detach().clone().requires_grad_(x.requires_grad) for name, x in tensors.items()}
 
 
 def _attention(case: Case) -> Form:
@@ -116,17 +148,37 @@ def _attention(case: Case) -> Form:
     return Form(function, axes=dict.fromkeys(("query", "key", "value", "y"), (0, 2, 1, 3)))
 
 
+def _near(case: Case) -> Callable[..., torch.Tensor]:
+    """Whether the query at an index sees the key at another, whose window moves inside."""
+    (H, W), window = case.shape("query")[1:3], case.options["window"]
+
+    def along(n: int, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        place = key - (query - window // 2).clamp(0, n - window)
+        return (place >= 0) & (place < window)
+
+    return lambda query, key: along(H, query // W, key // W) & along(W, query % W, key % W)
+
+
+def _flex(case: Case) -> Form:
+    """FlexAttention, heads before positions, which skips the blocks that no window reaches."""
+    near, positions = _near(case), math.prod(case.shape("query")[1:3])
+    device = torch_device.device(case)
+    blocks = create_block_mask(
+        lambda b, h, query, key: near(query, key), None, None, positions, positions, device=device
+    )
+    attend = torch_device.compiled(case, flex_attention)
+
+    def function(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        y = attend(*(x.flatten(2, 3) for x in (query, key, value)), block_mask=blocks)
+        return y.reshape(query.shape)
+
+    return Form(function, axes=dict.fromkeys(("query", "key", "value", "y"), (0, 3, 1, 2, 4)))
+
+
 def _dense_neighborhood(case: Case) -> Form:
-    """SDPA of all positions to all under the mask of the windows, which move inside."""
-    grid, extent = case.shape("query")[1:3], case.options["window"]
-    seen = []
-    for n in grid:
-        first = (torch.arange(n) - extent // 2).clip(0, n - extent)
-        place = torch.arange(n) - first[:, None]
-        seen.append((place >= 0) & (place < extent))
-    rows, columns = seen
-    positions = grid[0] * grid[1]
-    mask = (rows[:, None, :, None] & columns[None, :, None]).reshape(positions, positions)
+    """SDPA of all positions to all under the mask of the windows."""
+    index = torch.arange(math.prod(case.shape("query")[1:3]), device=torch_device.device(case))
+    mask = _near(case)(index[:, None], index)
 
     def function(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (query, key, value))
@@ -171,7 +223,7 @@ def _conv(case: Case) -> Form:
             groups=case.options.get("groups", 1),
         )
 
-    return Form(function, axes=channels_first(case))
+    return Form(torch_device.compiled(case, function), axes=channels_first(case))
 
 
 def _conv_transpose(case: Case) -> Form:

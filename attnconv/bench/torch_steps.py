@@ -1,4 +1,7 @@
-"""The training steps of `jax_steps` in PyTorch, eager, from the same parameters."""
+"""The training steps of `jax_steps` in PyTorch, from the same parameters.
+
+Eager on a CPU; on an accelerator compiled, under autocast where they compute in half precision.
+"""
 
 from typing import Any
 
@@ -10,22 +13,22 @@ import torch.nn.functional as TF
 from flax import nnx
 from torch import nn
 
-from attnconv.bench import jax_steps
+from attnconv.bench import jax_steps, torch_device
 from attnconv.bench.case import Case
 from attnconv.bench.forms import CHECKED_STEPS, Arrays, Program
-from attnconv.bench.jax_steps import BLOCKS, FEATURES, HEADS, HIDDEN, PATCH, RECIPE, STEPS
+from attnconv.bench.jax_steps import RECIPE, STEPS
 
 
 class CNN(nn.Module):
     def __init__(self, weights: Any):
         super().__init__()
-        self.first = _conv(nn.Conv2d(1, 32, 3, padding=1), weights["first"])
-        self.second = _conv(nn.Conv2d(32, 64, 3, padding=1), weights["second"])
-        self.dense = _linear(nn.Linear(7 * 7 * 64, 256), weights["dense"])
+        self.first = _conv(weights["first"], padding=1)
+        self.second = _conv(weights["second"], padding=1)
+        self.dense = _linear(weights["dense"])
         # Here the channels come before the positions.
         rows = np.arange(7 * 7 * 64).reshape(49, 64).T.ravel()
         self.dense.weight.data = self.dense.weight.data[:, rows].contiguous()
-        self.head = _linear(nn.Linear(256, 10), weights["head"])
+        self.head = _linear(weights["head"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = TF.avg_pool2d(TF.relu(self.first(x)), 2)
@@ -39,15 +42,16 @@ class Block(nn.Module):
         attention = weights["attention"]
         parts = [_flat(attention[name]) for name in ("query", "key", "value")]
         joined = {key: np.concatenate([part[key] for part in parts], -1) for key in parts[0]}
+        self.split = (3, *attention["query"]["bias"].shape)
         self.attention_norm = _norm(weights["attention_norm"])
-        self.heads = _linear(nn.Linear(FEATURES, 3 * FEATURES), joined)
-        self.out = _linear(nn.Linear(FEATURES, FEATURES), _flat(attention["out"]))
+        self.heads = _linear(joined)
+        self.out = _linear(_flat(attention["out"]))
         self.mlp_norm = _norm(weights["mlp_norm"])
-        self.expand = _linear(nn.Linear(FEATURES, HIDDEN), weights["expand"])
-        self.contract = _linear(nn.Linear(HIDDEN, FEATURES), weights["contract"])
+        self.expand = _linear(weights["expand"])
+        self.contract = _linear(weights["contract"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        heads = self.heads(self.attention_norm(x)).unflatten(-1, (3, HEADS, FEATURES // HEADS))
+        heads = self.heads(self.attention_norm(x)).unflatten(-1, self.split)
         y = TF.scaled_dot_product_attention(*heads.permute(2, 0, 3, 1, 4))
         x = x + self.out(y.transpose(1, 2).flatten(2))
         return x + self.contract(TF.gelu(self.expand(self.mlp_norm(x)), approximate="tanh"))
@@ -56,39 +60,94 @@ class Block(nn.Module):
 class ViT(nn.Module):
     def __init__(self, weights: Any):
         super().__init__()
-        self.embed = _conv(nn.Conv2d(1, FEATURES, PATCH, stride=PATCH), weights["embed"])
+        self.embed = _conv(weights["embed"], stride=len(weights["embed"]["kernel"]))
         self.position = nn.Parameter(torch.tensor(weights["position"]))
-        self.blocks = nn.Sequential(*(Block(weights["blocks"][i]) for i in range(BLOCKS)))
+        self.blocks = nn.Sequential(*map(Block, _listed(weights["blocks"])))
         self.norm = _norm(weights["norm"])
-        self.head = _linear(nn.Linear(FEATURES, 10), weights["head"])
+        self.head = _linear(weights["head"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.embed(x).flatten(2).transpose(1, 2) + self.position
         return self.head(self.norm(self.blocks(x)).mean(1))
 
 
-MODELS: dict[str, Any] = {"cnn": CNN, "vit": ViT}
+class Residual(nn.Module):
+    def __init__(self, weights: Any):
+        super().__init__()
+        features = weights["scale"].size
+        self.depthwise = _conv(weights["depthwise"], padding=3, groups=features)
+        self.norm = _norm(weights["norm"])
+        self.expand = _linear(weights["expand"])
+        self.contract = _linear(weights["contract"])
+        self.scale = nn.Parameter(torch.tensor(weights["scale"]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        y = self.scale * self.contract(TF.gelu(self.expand(y), approximate="tanh"))
+        return x + y.permute(0, 3, 1, 2)
+
+
+class Halve(nn.Module):
+    """A norm over the channels, then a convolution."""
+
+    def __init__(self, norm: Any, conv: Any):
+        super().__init__()
+        self.norm, self.conv = _norm(norm), _conv(conv, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+
+
+class ConvNeXt(nn.Module):
+    def __init__(self, weights: Any):
+        super().__init__()
+        norms, halves = _listed(weights["norms"]), _listed(weights.get("halves", {}))
+        self.stem = _conv(weights["stem"], stride=4)
+        self.stem_norm = _norm(weights["stem_norm"])
+        between = [nn.Identity(), *map(Halve, norms, halves)]
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(first, *map(Residual, _listed(stage)))
+                for first, stage in zip(between, _listed(weights["stages"]), strict=True)
+            )
+        )
+        self.norm = _norm(norms[-1])
+        self.head = _linear(weights["head"])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem_norm(self.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(self.norm(self.stages(x).mean((2, 3))))
+
+
+MODELS: dict[str, Any] = {"cnn": CNN, "vit": ViT, "convnext": ConvNeXt}
 
 
 def programs(case: Case) -> list[Program]:
-    """The step in the default layout, and for convolutions with channels last."""
+    """The step in the default layout and, for convolutions, with channels last.
+
+    On an accelerator with channels last only, where it is the faster one: compiling takes long.
+    """
     formats = {"": torch.contiguous_format, "channels last": torch.channels_last}
-    chosen = list(formats.items())[: 2 if case.operator == "cnn" else 1]
-    return [_program(case, note, format) for note, format in chosen]
+    if case.platform == "gpu":
+        formats.pop("")
+    elif case.operator == "vit":
+        formats.pop("channels last")
+    return [_program(case, note, format) for note, format in formats.items()]
 
 
 def _program(case: Case, note: str, format: torch.memory_format) -> Program:
     state = nnx.to_pure_dict(jax_steps.initial(case))
     weights = jax.tree.map(np.asarray, state)
     rates = np.asarray(jax.vmap(jax_steps.learning_rate)(jnp.arange(STEPS))).tolist()
-    inputs = case.inputs()
-    images = torch.from_numpy(inputs["images"].transpose(0, 3, 1, 2)).contiguous(
-        memory_format=format
-    )
-    labels = torch.from_numpy(inputs["labels"]).long()
+    inputs, device = case.inputs(), torch_device.device(case)
+    images = torch_device.tensor(inputs["images"].transpose(0, 3, 1, 2), device)
+    images = images.contiguous(memory_format=format)
+    labels = torch_device.tensor(inputs["labels"], device).long()
+    half = torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16")
 
     def training() -> Any:
-        model = MODELS[case.operator](weights).to(memory_format=format)
+        model = MODELS[case.operator](weights).to(device, memory_format=format)
+        predict = torch_device.compiled(case, model)
         kernels = [p for name, p in model.named_parameters() if p.ndim > 1 and name != "position"]
         others = [p for name, p in model.named_parameters() if p.ndim == 1 or name == "position"]
         groups: list[dict[str, Any]] = [
@@ -101,30 +160,38 @@ def _program(case: Case, note: str, format: torch.memory_format) -> Program:
             for group in optimizer.param_groups:
                 group["lr"] = rates[min(step, STEPS - 1)]
             optimizer.zero_grad()
-            loss = TF.cross_entropy(model(images), labels, label_smoothing=RECIPE.label_smoothing)
+            with half:
+                scores = predict(images)
+            loss = TF.cross_entropy(scores.float(), labels, label_smoothing=RECIPE.label_smoothing)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), RECIPE.clip)
             optimizer.step()
             step += 1
-            yield loss.item()
+            yield loss.detach()
 
     def read() -> Arrays:
         again = training()
-        return {"losses": np.array([[next(again)] for _ in range(CHECKED_STEPS)])}
+        return {"losses": np.array([[next(again).item()] for _ in range(CHECKED_STEPS)])}
 
     going = training()
-    return Program(
-        run=lambda: next(going), read=read, compiled=lambda: lambda: next(going), note=note
-    )
+
+    def run() -> float:
+        return next(going).item()
+
+    found = Program(run=run, read=read, compiled=lambda: run, note=note)
+    return torch_device.queued(case, found, lambda i: next(going))
 
 
-def _linear(layer: nn.Linear, weights: Any) -> nn.Linear:
+def _linear(weights: Any) -> nn.Linear:
+    layer = nn.Linear(*weights["kernel"].shape)
     layer.weight.data = torch.tensor(weights["kernel"]).T.contiguous()
     layer.bias.data = torch.tensor(weights["bias"])
     return layer
 
 
-def _conv(layer: nn.Conv2d, weights: Any) -> nn.Conv2d:
+def _conv(weights: Any, *, stride: int = 1, padding: int = 0, groups: int = 1) -> nn.Conv2d:
+    h, w, inner, features = weights["kernel"].shape
+    layer = nn.Conv2d(groups * inner, features, (h, w), stride, padding, groups=groups)
     layer.weight.data = torch.tensor(weights["kernel"]).permute(3, 2, 0, 1).contiguous()
     assert layer.bias is not None
     layer.bias.data = torch.tensor(weights["bias"])
@@ -132,14 +199,17 @@ def _conv(layer: nn.Conv2d, weights: Any) -> nn.Conv2d:
 
 
 def _norm(weights: Any) -> nn.LayerNorm:
-    layer = nn.LayerNorm(FEATURES, eps=1e-6)
+    layer = nn.LayerNorm(weights["scale"].size, eps=1e-6)
     layer.weight.data, layer.bias.data = (torch.tensor(weights[n]) for n in ("scale", "bias"))
     return layer
 
 
 def _flat(weights: Any) -> dict[str, np.ndarray]:
     """A projection of Flax's, its heads and features per head as one axis."""
-    return {
-        "kernel": weights["kernel"].reshape(FEATURES, FEATURES),
-        "bias": weights["bias"].reshape(FEATURES),
-    }
+    bias = weights["bias"].reshape(-1)
+    return {"kernel": weights["kernel"].reshape(-1, bias.size), "bias": bias}
+
+
+def _listed(weights: Any) -> list[Any]:
+    """The members of a list of modules, which are named by their numbers."""
+    return [weights[i] for i in sorted(weights)]

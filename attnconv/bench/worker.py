@@ -26,12 +26,24 @@ SAMPLE = 0.02  # seconds; shorter runs are repeated for as long, as one sample
 WAKE = 0.1
 
 
+def _took(program: Program, calls: int) -> float:
+    """Seconds of so many runs."""
+    began = time.perf_counter()
+    if program.queued is not None:
+        program.queued(calls)
+    else:
+        for _ in range(calls):
+            program.run()
+    return time.perf_counter() - began
+
+
 class Worker:
     """What the parent may ask, by the names of the methods."""
 
     def __init__(self, framework: str):
         module = importlib.import_module(f"attnconv.bench.{framework}_programs")
-        self.make: Callable[[Case, str], Program] = module.program
+        self.program: Callable[[Case, str], Program] = module.program
+        self.free: Callable[[], int] = module.free
         self.programs: dict[str, Program] = {}
         self.seconds: dict[str, float] = {}
         self.calls: dict[str, int] = {}
@@ -51,47 +63,65 @@ class Worker:
 
         return count.work(case)
 
+    def reference(self, case: Case) -> Arrays:
+        from attnconv.bench import reference
+
+        return reference.results(case)
+
+    def make(self, case: Case, peer: str) -> None:
+        """Makes a peer's program and keeps it."""
+        self.programs.pop(peer, None)
+        self.programs[peer] = self.program(case, peer)
+
     def read(self, case: Case, peer: str) -> Arrays:
         """The results of a peer, whose program is kept."""
-        self.programs[peer] = self.make(case, peer)
+        self.make(case, peer)
         return self.programs[peer].read()
 
     def warm(self, peer: str) -> tuple[float, str]:
         """Seconds of one warm run, and how the peer does it."""
         program = self.programs[peer]
         program.run()
-        began = time.perf_counter()
-        program.run()
-        seconds = time.perf_counter() - began
-        self.seconds[peer] = seconds
-        self.calls[peer] = max(1, round(SAMPLE / seconds))
+        seconds = _took(program, 1)
+        calls = max(1, round(SAMPLE / seconds))
+        if program.queued is not None:
+            calls = 1  # one run by itself takes longer than one of many
+            while (seconds := _took(program, calls) / calls) * calls < SAMPLE:
+                calls *= 2
+        self.seconds[peer], self.calls[peer] = seconds, calls
         return seconds, program.note
 
     def time(self, peer: str) -> float:
         """One sample: seconds of a run, or of a step where a run takes several."""
         program, calls = self.programs[peer], self.calls[peer]
-        if self.seconds[peer] < WAKE:
+        if program.queued is not None:
+            program.queued(calls)  # the clock of an accelerator follows its work
+        elif self.seconds[peer] < WAKE:
             until = time.perf_counter() + WAKE
             while time.perf_counter() < until:
                 program.run()
-        began = time.perf_counter()
-        for _ in range(calls):
-            program.run()
-        return (time.perf_counter() - began) / (calls * program.steps)
+        return _took(program, calls) / (calls * program.steps)
 
-    def forget(self) -> None:
+    def planned(self, peer: str) -> int | None:
+        """Bytes of an accelerator that one run needs at its peak, where that is known."""
+        program = self.programs[peer]
+        return None if program.memory is None else program.memory()
+
+    def forget(self) -> int:
+        """Drops the programs; bytes of an accelerator that the process may keep."""
         self.programs.clear()
+        return self.free()
 
     def compile(self, case: Case, peer: str) -> float:
         """Seconds of the first compile in this process."""
-        program = self.make(case, peer)
+        program = self.program(case, peer)
         began = time.perf_counter()
         program.compiled()
         return time.perf_counter() - began
 
     def memory(self, case: Case, peer: str) -> int:
         """Bytes that one run needs at its peak, above the process with inputs and program made."""
-        run = self.make(case, peer).compiled()
+        run = self.program(case, peer).compiled()
         ctypes.CDLL(None).malloc_trim(0)  # what compiling left free would hide what the run takes
         Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here on
         before = _status("VmRSS")

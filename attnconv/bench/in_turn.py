@@ -1,0 +1,79 @@
+"""How a case is measured on an accelerator: the peers in turn, since its memory is not for all.
+
+Each peer is checked, timed in all its rounds, and forgotten before the next one. Operators are
+checked against a dense form in float64 at fewer examples and heads, training steps by their losses
+against those of ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from attnconv.bench.case import Case
+from attnconv.bench.forms import Arrays
+from attnconv.bench.process import PeerError, Process, ask, worker
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # of the norm of each result
+STEPS = {"float32": 1e-4, "bfloat16": 1e-2}  # of the norm of the losses
+ROUNDS = 7
+HELD = 16e9  # bytes of the device, from which on a process that keeps them is ended
+
+
+def distance(found: Arrays, reference: Arrays) -> float:
+    """The norm of the difference, as a part of that of the reference, of the worst result.
+
+    >>> distance({"y": np.array([3.0, 4.0])}, {"y": np.array([3.0, 5.0])}) * 34**0.5
+    1.0
+    """
+    if {name: x.shape for name, x in found.items()} != {n: x.shape for n, x in reference.items()}:
+        return float("nan")
+    norm = np.linalg.norm
+    return float(np.max([norm(found[name] - x) / norm(x) for name, x in reference.items()]))
+
+
+def measure(
+    case: Case, peers: Sequence[str], processes: Mapping[str, Process], row: dict[str, Any]
+) -> list[dict[str, float]]:
+    """A sample of each peer for each round; the row is told of errors, differences and memory.
+
+    Raises:
+      PeerError: ours could not do it.
+    """
+    steps = case.mode == "step"
+    reference = None if steps else processes["ours"].ask("reference", case.checked())
+    samples: dict[str, list[float]] = {}
+    for peer in peers:
+        found = row["peers"][peer]
+        try:
+            results = ask(processes, peer, "read", case if steps else case.checked(), peer)
+            reference = results if reference is None else reference
+            found["difference"] = distance(results, reference)
+            _check(case, peer, found["difference"])
+            if not steps:
+                ask(processes, peer, "make", case, peer)
+            _, found["note"] = ask(processes, peer, "warm", peer)
+            samples[peer] = [ask(processes, peer, "time", peer) for _ in range(ROUNDS)]
+            found["memory"] = ask(processes, peer, "planned", peer)
+        except PeerError as error:
+            if peer == peers[0]:
+                raise
+            found["error"] = str(error)
+        finally:
+            _forget(processes[worker(peer)])
+    return [dict(zip(samples, taken, strict=True)) for taken in zip(*samples.values(), strict=True)]
+
+
+def _check(case: Case, peer: str, apart: float) -> None:
+    limit = (STEPS if case.mode == "step" else TOLERANCE)[case.dtype]
+    if not apart <= limit:
+        raise PeerError(f"{peer}: {apart:.1e} of the norm from the reference, {limit:g} at most")
+
+
+def _forget(process: Process) -> None:
+    """Frees what a peer left, with its process where that keeps too much."""
+    try:
+        if process.child is not None and process.ask("forget") > HELD:
+            process.stop()
+    except PeerError:  # it died, and the next question starts another
+        process.stop()
