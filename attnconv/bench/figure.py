@@ -17,6 +17,9 @@ LOOKS = {
     "equinox": ("#009e73", "s", "Equinox"),
     "torch": ("#d55e00", "D", "PyTorch"),
     "alone": ("#7a7a7a", "^", "ours, one by one"),
+    "attnconv pallas": ("#cc79a7", "P", "ours, Pallas"),
+    "jax cudnn": ("#000000", "<", "JAX, cuDNN"),
+    "flex": ("#e69f00", "X", "FlexAttention"),
 }
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _LOOK: dict[str, Any] = {

@@ -52,7 +52,9 @@ def measure(
             _check(case, peer, found["difference"])
             if not steps:
                 ask(processes, peer, "make", case, peer)
-            _, found["note"] = ask(processes, peer, "warm", peer)
+            _, note = ask(processes, peer, "warm", peer)
+            if note:
+                found["note"] = note
             samples[peer] = [ask(processes, peer, "time", peer) for _ in range(ROUNDS)]
             found["memory"] = ask(processes, peer, "planned", peer)
         except PeerError as error:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnconv import results
-from attnconv.bench import cases, figure, table
+from attnconv.bench import figure, table
 from attnconv.bench.case import GENERAL, SECONDS
 from attnconv.bench.measure import Row
 from attnconv.bench.store import Measured, rows_of
@@ -31,7 +31,7 @@ def write(measured: Measured, folder: Path, beside: Measured | None = None) -> l
     others = [] if beside is None else rows_of(beside)
     other_jax = "" if beside is None else f"JAX {beside['environment']['jax']}"
     parts, paths = [_introduction(measured, beside), _floors(rows, others, other_jax)], []
-    for suite in cases.SUITES:
+    for suite in TITLES:
         found = [row for row in rows if row["suite"] == suite]
         if not found:
             continue
@@ -74,10 +74,10 @@ def _introduction(measured: Measured, beside: Measured | None) -> str:
     if beside is not None:
         other = beside["environment"]
         paragraphs.append(f"Columns of JAX {other['jax']} were measured on {other['device']}.")
-    return "\n\n".join(["# Benchmarks", *map(_filled, paragraphs)])
+    return "\n\n".join(["# Benchmarks", *map(filled, paragraphs)])
 
 
-def _filled(paragraph: str) -> str:
+def filled(paragraph: str) -> str:
     return textwrap.fill(" ".join(paragraph.split()), 100, break_long_words=False)
 
 
@@ -98,24 +98,27 @@ def _floors(rows: Sequence[Row], others: Sequence[Row], other_jax: str) -> str:
             elif floor.against == "compile" and floor.met:
                 continue
             cells = [row["case"], NAMES.get(floor.against, floor.against), floor.wanted]
-            cells += [floor.found, _met(floor)]
+            cells += [floor.found, met(floor)]
             if other_jax:
                 same = [f for f in beside.get(row["case"], []) if f.against == floor.against]
-                cells += [same[0].found, _met(same[0])] if same else ["-", "-"]
+                cells += [same[0].found, met(same[0])] if same else ["-", "-"]
             body.append(cells)
     compiles = [row for row in rows if row["suite"] == "compile"]
     fast = sum(table.verdict(row) == "met" for row in compiles)
-    text = _filled(
+    text = filled(
         f"""{general[0]} of {general[1]} cases whose only floor against stock JAX is the general
         one, a ratio of {GENERAL:g}, meet it; those that do not are in the table. {fast} of
         {len(compiles)} first compiles take at most {SECONDS:g} seconds more than those of stock
         JAX."""
     )
-    errors = [f"- {row['case']}: {row['error']}" for row in rows if row["error"] is not None]
-    if errors:
-        text += "\n\nErrors:\n\n" + "\n".join(errors)
-    parts = ["## Floors", text, *([markdown(header, body)] if body else [])]
+    parts = ["## Floors", text, *errors(rows), *([markdown(header, body)] if body else [])]
     return "\n\n".join(parts)
+
+
+def errors(rows: Sequence[Row]) -> list[str]:
+    """A list of what went wrong, if anything did."""
+    found = [f"- {row['case']}: {row['error']}" for row in rows if row["error"] is not None]
+    return ["Errors:\n\n" + "\n".join(found)] if found else []
 
 
 def _times(
@@ -154,7 +157,7 @@ def _compiles(rows: Sequence[Row], others: Sequence[Row], other_jax: str) -> str
     return markdown(header, body)
 
 
-def _met(floor: table.Floor) -> str:
+def met(floor: table.Floor) -> str:
     return {True: "yes", False: "**no**", None: "not measured"}[floor.met]
 
 

@@ -1,6 +1,7 @@
 """The file of measurements: the environment, what the machine can do, a row for each case."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,15 @@ from attnconv.bench.measure import Row
 from attnconv.errors import UsageError
 
 Measured = dict[str, Any]  # "environment", "rates", "rows"
+
+
+def name(device: str) -> str:
+    """What the measurements of a device are called.
+
+    >>> name("1 x NVIDIA H100 80GB HBM3")
+    'nvidia-h100-80gb-hbm3'
+    """
+    return re.sub("[^a-z0-9]+", "-", device.partition(" x ")[2].lower()).strip("-")
 
 
 def load(path: Path) -> Measured | None:

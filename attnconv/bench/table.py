@@ -85,16 +85,18 @@ def megabytes(size: int | float | None) -> str:
     return "-" if size is None else f"{size / 1e6:.0f}"
 
 
-def share(row: Row, rates: Mapping[str, float]) -> str:
+def share(row: Row, rates: Mapping[str, float], peer: str = "attnconv") -> str:
     """The least time this machine could need, as a part of the time taken.
 
-    The least time is that of the FLOPs at the rate of a large matrix product or that of the bytes
-    at the rate of a large copy, whichever is longer.
+    The least time is that of the FLOPs at the rate of a large matrix product of the row's dtype or
+    that of the bytes at the rate of a large copy, whichever is longer.
     """
-    if "flops" not in row or "seconds" not in row["peers"]["attnconv"]:
+    if "flops" not in row or "seconds" not in row["peers"][peer]:
         return "-"
-    least = max(row["flops"] / rates["flops"], row["bytes"] / rates["bytes"])
-    return f"{least / row['peers']['attnconv']['seconds']['median']:.0%}"
+    dtype = row.get("dtype", "float32")
+    flops = rates["flops" if dtype == "float32" else f"flops_{dtype}"]
+    least = max(row["flops"] / flops, row["bytes"] / rates["bytes"])
+    return f"{least / row['peers'][peer]['seconds']['median']:.0%}"
 
 
 def header() -> str:

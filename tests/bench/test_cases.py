@@ -17,7 +17,9 @@ from attnconv.errors import UsageError
 from attnconv.models import cost
 from attnconv.spec import Spec
 
-OPERATORS = [case for case in cases.CASES if case.suite != "compile" and case.mode == "gradient"]
+OPERATORS = [
+    case for case in cases.CASES if case.suite not in ("compile", "gpu") and case.mode == "gradient"
+]
 PROBLEMS = {str((c.operator, c.small().sizes, c.arrays, c.options)): c for c in OPERATORS}
 BY_NAME = {case.name: case for case in cases.CASES}
 ONE_OF_EACH = (

@@ -49,6 +49,7 @@ def test_bench_prints_a_line_for_each_case_and_writes_its_files(tmp_path):
         (["--suite=atention"], "unknown suite 'atention'; did you mean 'attention'"),
         (["--suite=conv", "--cases=depthwize"], "unknown case 'depthwize'; did you mean"),
         (["--suite=none"], "expected measurements, found no file"),
+        (["--suite=gpu"], "suite=gpu: expected a GPU that JAX finds, found only cpu: "),
         (["--case=small"], "Unknown command line flag 'case'"),
     ],
 )
