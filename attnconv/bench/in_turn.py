@@ -1,11 +1,13 @@
 """How a case is measured on an accelerator: the peers in turn, since its memory is not for all.
 
-Each peer is checked, timed in all its rounds, and forgotten before the next one. Operators are
-checked against a dense form in float64 at fewer examples and heads, training steps by their losses
-against those of ours.
+Each peer is timed in all its rounds and forgotten before the next one. Operators are checked before
+that, against a dense form in float64 at fewer examples and heads, all workers at the same time;
+training steps by their losses against those of ours.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -41,14 +43,17 @@ def measure(
       PeerError: ours could not do it.
     """
     steps = case.mode == "step"
-    reference = None if steps else processes["ours"].ask("reference", case.checked())
+    small = {} if steps else _small(case.checked(), peers, processes)
+    losses: dict[str, Arrays] = {}
     samples: dict[str, list[float]] = {}
     for peer in peers:
         found = row["peers"][peer]
         try:
-            results = ask(processes, peer, "read", case if steps else case.checked(), peer)
-            reference = results if reference is None else reference
-            found["difference"] = distance(results, reference)
+            if steps:
+                losses[peer] = ask(processes, peer, "read", case, peer)
+                found["difference"] = distance(losses[peer], losses[peers[0]])
+            else:
+                found["difference"] = distance(small[peer].result(), small["float64"].result())
             _check(case, peer, found["difference"])
             if not steps:
                 ask(processes, peer, "make", case, peer)
@@ -64,6 +69,20 @@ def measure(
         finally:
             _forget(processes[worker(peer)])
     return [dict(zip(samples, taken, strict=True)) for taken in zip(*samples.values(), strict=True)]
+
+
+def _small(
+    case: Case, peers: Sequence[str], processes: Mapping[str, Process]
+) -> dict[str, Future[Arrays]]:
+    """What the peers find, and float64: leaving the threads, one for each worker, waits for all."""
+    with contextlib.ExitStack() as stack:
+        threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in processes}
+        found = {
+            peer: threads[worker(peer)].submit(ask, processes, peer, "read", case, peer)
+            for peer in peers
+        }
+        found["float64"] = threads["ours"].submit(processes["ours"].ask, "reference", case)
+    return found
 
 
 def _check(case: Case, peer: str, apart: float) -> None:

@@ -162,21 +162,23 @@ class Scripted(Process):
         return answers.get(name)
 
 
-def in_turn_of(case, ours, jax):
+def in_turn_of(case, **processes):
     row = {"peers": {peer: {} for peer in case.peers}}
-    samples = in_turn.measure(case, case.peers, {"ours": ours, "jax": jax, "torch": jax}, row)
-    return samples, row["peers"]
+    return in_turn.measure(case, case.peers, processes, row), row["peers"]
 
 
 def test_peers_are_checked_timed_and_forgotten_one_after_the_other():
     case = TINY["gpu-attention-t4096-forward"]
     ours = Scripted({"attnconv": [3.0, 4.01]})
-    others = Scripted({"jax": [3.0, 4.0], "jax cudnn": "no such device", "torch": [3.0, 4.2]})
-    samples, found = in_turn_of(case, ours, others)
+    jax = Scripted({"jax": [3.0, 4.0], "jax cudnn": "no such device"})
+    torch = Scripted({"torch": [3.0, 4.2]})
+    samples, found = in_turn_of(case, ours=ours, jax=jax, torch=torch)
     assert samples == [{"attnconv": 0.5, "jax": 0.5}] * in_turn.ROUNDS
-    assert ours.asked[:4] == ["reference", "read attnconv", "make attnconv", "warm attnconv"]
+    assert ours.asked[:4] == ["read attnconv", "reference", "make attnconv", "warm attnconv"]
     assert ours.asked[-2:] == ["planned attnconv", "forget"]
-    assert others.asked[-4:] == ["read jax cudnn", "forget", "read torch", "forget"]
+    assert jax.asked[:3] == ["read jax", "read jax cudnn", "make jax"]
+    assert jax.asked[-3:] == ["planned jax", "forget", "forget"]
+    assert torch.asked == ["read torch", "forget"]
     assert found["attnconv"] == {
         "difference": pytest.approx(0.002),
         "note": "how",
@@ -190,14 +192,14 @@ def test_a_process_that_keeps_much_is_ended_and_a_wrong_result_of_ours_is_an_err
     case = dataclasses.replace(TINY["gpu-attention-t4096-forward"], peers=("attnconv",))
     ours = Scripted({"attnconv": [3.0, 4.2]}, held=20e9)
     with pytest.raises(PeerError, match=r"attnconv: 4\.0e-02 of the norm"):
-        in_turn_of(case, ours, None)
-    assert ours.asked == ["reference", "read attnconv", "forget", "stop"]
+        in_turn_of(case, ours=ours)
+    assert ours.asked == ["read attnconv", "reference", "forget", "stop"]
 
 
 def test_training_steps_are_compared_with_ours():
     case = TINY["gpu-cnn-step-32-seeds"]
     ours = Scripted({"attnconv": [3.0, 4.0], "alone": [3.0, 4.01]})
-    samples, found = in_turn_of(case, ours, None)
+    samples, found = in_turn_of(case, ours=ours)
     assert found["attnconv"]["difference"] == 0
     assert "alone: 2.0e-03 of the norm" in found["alone"]["error"]
     assert "make attnconv" not in ours.asked and "reference" not in ours.asked
