@@ -65,7 +65,7 @@ def measure(
         except PeerError as error:
             if peer == peers[0]:
                 raise
-            found["error"] = str(error)
+            found["error"] = str(error).partition("\n")[0]  # compilers add pages to it
         finally:
             _forget(processes[worker(peer)])
     return [dict(zip(samples, taken, strict=True)) for taken in zip(*samples.values(), strict=True)]
