@@ -7,7 +7,8 @@ from attnconv.bench.case import Case, Floors
 
 _VIT = {"image": 224, "channels": 3, "patch": 16, "features": 384, "hidden": 1536, "heads": 6}
 _CONVNEXT = {"depths": (3, 3, 9, 3), "widths": (96, 192, 384, 768)}
-_FLASH = ("attnconv", "jax", "jax cudnn", "torch")
+_OTHERS = ("attnconv", "attnconv pallas", "jax", "torch")
+_ALL = (*_OTHERS, "jax cudnn")
 _NEAR = ("attnconv", "attnconv pallas", "flex")
 
 
@@ -87,20 +88,20 @@ def _step(name: str, model: str, images: tuple[int, ...], **rest: Any) -> Case:
 _IMAGES, _PLAIN = (256, 224, 224, 3), {"jax cudnn": 0.95, "torch": 0.95}
 _STEP: dict[str, Any] = {"peers": ("attnconv", "flax", "torch"), "least": {"torch": 1}}
 CASES = (
-    *_attention("t4096", peers=_FLASH, least=_PLAIN),
-    *_attention("causal-t4096", peers=_FLASH, least=_PLAIN, is_causal=True),
-    *_attention("bias-t4096", also={"bias": "1NTS"}, peers=_FLASH, least={"jax": 3}),
+    *_attention("t4096", peers=_ALL, least=_PLAIN),
+    *_attention("causal-t4096", peers=_ALL, least=_PLAIN, is_causal=True),
+    *_attention("bias-t4096", also={"bias": "1NTS"}, peers=_ALL, least={"jax": 3}),
     *_attention(
         "key-mask-t4096",
         also={"mask": "B11S"},
-        peers=("attnconv", "jax", "torch"),
+        peers=_OTHERS,
         least={"jax": 3},
     ),
     *_attention(
         "float32-t2048",
         T=2048,
         K=64,
-        peers=("attnconv", "jax", "torch"),
+        peers=_OTHERS,
         least={"torch": 0.95},
         dtype="float32",
     ),

@@ -250,6 +250,9 @@ def _equinox_multi_head(case: Case) -> Form:
 _FORMS: dict[tuple[str, str], Callable[[Case], Form]] = {
     ("attnconv", "attention"): _function(F.dot_product_attention),
     ("attnconv", "neighborhood"): _function(F.neighborhood_attention),
+    ("attnconv pallas", "attention"): _function(
+        functools.partial(F.dot_product_attention, implementation="pallas")
+    ),
     ("attnconv pallas", "neighborhood"): _function(
         functools.partial(F.neighborhood_attention, implementation="pallas")
     ),
