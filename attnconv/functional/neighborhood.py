@@ -55,15 +55,16 @@ def neighborhood_attention(
         `-(window - 1)` on; with "shift" a key at the border may have any of these.
       border: "shift" or "zero".
       scale: `1 / sqrt(K)` where None.
-      implementation: "pallas" computes tiles in kernels of Triton on CUDA, which Pallas interprets
-        elsewhere, slowly; "auto" or None takes XLA's operations on every platform.
+      implementation: "pallas" computes tiles in kernels of Triton on CUDA, which are interpreted on
+        a CPU, slowly, and on several devices need `shard_map`; "auto" or None takes XLA's
+        operations on every platform.
 
     Returns:
       The shape and dtype of `query`. Scores and softmax are computed in at least float32.
 
     Raises:
-      ValueError: shapes that do not fit, an unknown border or `implementation`, or, with "shift",
-        a dilated window larger than the grid.
+      ValueError: shapes that do not fit, an unknown border, an `implementation` that is unknown or
+        cannot take the call, or, with "shift", a dilated window larger than the grid.
 
     Source: Hassani et al. 2023, Neighborhood Attention Transformer, section 3.1; Hassani and Shi
     2022, Dilated Neighborhood Attention Transformer, section 3.2; NATTEN for even windows.

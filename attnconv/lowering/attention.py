@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ def form(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[str, str]:
 class _Whole:
     """All keys of a query at once: what is known when a call is traced."""
 
+    folds: ClassVar[bool] = False
     reference: Reference
     is_causal: bool
     window: Window
@@ -183,20 +184,22 @@ def attention(
     if 0 in (*moving.query.shape, *moving.key.shape):
         note("dot_product_attention", "any", name, reason)
         return reference(moving, fixed, is_causal, window)
+    window = _within(window, moving.query.shape[1], moving.key.shape[1])
     whole = _Whole(reference, is_causal, window)
     if implementation == "chunked":
         rows = f"{rows_of(moving)} of {moving.query.shape[1]} queries at once"
         note("dot_product_attention", "any", "rows", f"implementation is 'chunked'; {rows}")
         return attend(Form(whole, ()), moving, fixed)
     if implementation == "pallas":
-        kernels.check(moving.query)
+        dtype, moving = moving.query.dtype, kernels.promoted(moving)
         keys = kernels.run_of(moving.query)
         reason = f"implementation is 'pallas'; tiles of {kernels.ROWS}, {keys} keys at once"
         note("dot_product_attention", "cuda", "kernel", reason)
         note("dot_product_attention", "cpu", "interpreted kernel", reason)
         note("dot_product_attention", "other", "rows", "kernels are for CUDA")
         own = (("cuda", Kernel(is_causal, window, False)), ("cpu", Kernel(is_causal, window, True)))
-        return attend(Form(whole, own), moving, fixed)
+        y, residual = attend(Form(whole, own), moving, fixed)
+        return y.astype(dtype), residual
     refusal = attention_cudnn.refusal(
         moving, fixed, is_causal=is_causal, window=window, scale=scale
     )
@@ -223,6 +226,14 @@ def attention(
         few = functools.partial(_few, whole.given)
         return lax.platform_dependent(moving, fixed, cpu=few, default=whole.given)
     return attend(Form(whole, on_cpu), moving, fixed)
+
+
+def _within(window: Window, T: int, S: int) -> Window:
+    """A window no larger than the arrays; None where it leaves out nothing."""
+    if window is None:
+        return None
+    left, right = min(window[0], T - 1), min(window[1], S - 1)
+    return None if (left, right) == (T - 1, S - 1) else (left, right)
 
 
 def rows_of(moving: Moving) -> int:

@@ -1,12 +1,13 @@
 """Dot-product attention by cuDNN's fused kernel, where its rules allow it.
 
-Left out is what it takes but has been seen to get wrong, or to make slow: a bias, whose gradient it
+Where arrays are sharded, so must be the examples or heads only, and alike. Left out is what it
+takes but has been seen to get wrong, or to make slow: a bias, whose gradient it
 has in narrow cases only; and a mask, which it takes as a bias, with a gradient that is not a number
 where T mod 128 is 64 (pytorch/pytorch issue 196678).
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,10 @@ from attnconv.lowering.rules import Moving
 
 HALF = ("bfloat16", "float16")
 EVERY = 8  # features must be a multiple of it
-MOST, MOST_HOPPER = 128, 256  # features, before and from compute capability 9.0 on
-LEAST_CAPABILITY, HOPPER = (8, 0), (9, 0)
+MOST, MOST_HOPPER = 128, 256  # features; more than the first only on a Hopper, of capability 9
+LEAST, HOPPER = (8, 0), 9
+BROKEN = (91000, 91001)  # versions in which NVIDIA's own frontend refuses it
+LATEST, SINCE = (10, 3), 91100  # what this capability needs
 
 
 def refusal(
@@ -38,6 +41,7 @@ def refusal(
         (query.dtype == key.dtype == value.dtype, "arrays of several dtypes"),
         (K % EVERY == 0, f"K = {K} is no multiple of {EVERY}"),
         (K <= MOST_HOPPER, f"K = {K} > {MOST_HOPPER}"),
+        (T > 1 or S > 1, "one query and one key"),
         (bias is None, "a bias"),
         (fixed.mask is None, "a mask"),
         (fixed.query_lengths is None and fixed.key_lengths is None, "lengths"),
@@ -53,9 +57,18 @@ def _missing(K: int) -> str | None:
     """What the machine lacks."""
     if jax.default_backend() != "gpu" or cudnn.cuda_versions is None:
         return "a call without a CUDA device and cuDNN"
-    capability = tuple(map(int, jax.devices()[0].compute_capability.split(".")))
-    if capability < LEAST_CAPABILITY or (K > MOST and capability < HOPPER):
-        return f"K = {K} on a device of compute capability {capability[0]}.{capability[1]}"
+    major, minor = map(int, jax.devices()[0].compute_capability.split("."))
+    return _too_old(K, (major, minor), cudnn.check_cudnn_version())
+
+
+def _too_old(K: int, capability: tuple[int, int], version: int) -> str | None:
+    device = f"a device of compute capability {capability[0]}.{capability[1]}"
+    if capability < LEAST:
+        return device
+    if K > MOST and capability[0] != HOPPER:
+        return f"K = {K} on {device}"
+    if version in BROKEN or (capability == LATEST and version < SINCE):
+        return f"{device} with version {version}"
     return None
 
 
@@ -63,6 +76,7 @@ def _missing(K: int) -> str | None:
 class CuDNN:
     """cuDNN's kernels; the window reaches back only."""
 
+    folds: ClassVar[bool] = True
     is_causal: bool
     window: Window
     scale: float

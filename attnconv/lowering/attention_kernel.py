@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import operator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -23,6 +23,7 @@ from attnconv.lowering.rules import Moving
 class Kernel:
     """The kernels, on CUDA or, very slowly, interpreted."""
 
+    folds: ClassVar[bool] = False
     is_causal: bool
     window: Window
     interpret: bool
@@ -48,6 +49,7 @@ class Kernel:
             (B, N, pl.cdiv(T, kernels.ROWS) * pl.cdiv(S, run_of(moving.query))),
             interpret=self.interpret,
             pipelined=layout.pipelined,
+            num_warps=kernels.warps_of(moving.query),
         )
         return gradient._replace(bias=dbias)
 
@@ -148,14 +150,17 @@ class _Sequence:
 
 
 def _more(moving: Moving, fixed: Fixed) -> tuple[Array | None, Fixed]:
-    """What the layout reads; a kernel has no references to booleans, nor an end of the arrays."""
+    """What the layout reads: no booleans, of which a kernel has no references; lengths that fit."""
     mask, *lengths = fixed
+    if mask is not None:
+        # What is in bytes is addressed with 32 bits up to 4 GB, half of them below zero.
+        mask = mask.astype(jnp.int8 if mask.size < 1 << 31 else jnp.int16)
     sizes = moving.query.shape[1], moving.key.shape[1]
     ends = (
-        None if length is None else jnp.minimum(length, size)
+        None if length is None else jnp.clip(length.astype(jnp.int32), 0, size)
         for length, size in zip(lengths, sizes, strict=True)
     )
-    return moving.bias, Fixed(None if mask is None else mask.astype(jnp.int8), *ends)
+    return moving.bias, Fixed(mask, *ends)
 
 
 def _of_bias(

@@ -3,7 +3,8 @@
 A program has a tile of one head: `R` queries, for which it goes over the run of keys that they see,
 or in the gradient of keys and values `R` keys and the run of queries that see them; `C` of a run at
 a time, read where they lie. A layout says where tiles and runs are, and which query sees which key.
-Sizes are those with which ptxas for Hopper keeps all in registers, or nearly.
+Sizes are those with which ptxas for Hopper keeps all in registers, or nearly; the longest vectors
+need the shared memory of compute capabilities 8.0 and 9.0.
 """
 
 import functools
@@ -42,7 +43,7 @@ class Places(NamedTuple):
 
     def read(self, x: Any, b: Array, n: Array) -> Float[Array, "R K"]:
         at, there = self._of_features(x, b, n)
-        return triton.load(x.at[at], mask=there, other=0)
+        return triton.load(x.at[at], mask=there, other=0.0)
 
     def write(self, x: Any, b: Array, n: Array, rows: Float[Array, "R K"]) -> None:
         at, there = self._of_features(x, b, n)
@@ -103,7 +104,7 @@ def forward(
     layout: Layout, moving: Moving, more: Any, *, interpret: bool
 ) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
     """`y` and the residual, in the dtype of sums; all arrays have one axis of positions."""
-    (query, key, value), scale = _alike(moving), moving.scale
+    query, key, value, _, scale = moving
     y, residual = call(
         functools.partial(_attend, layout),
         (query, key, value, more, scale.reshape(1)),
@@ -111,6 +112,7 @@ def forward(
         (len(query), query.shape[2], layout.tiles(of_keys=False)),
         interpret=interpret,
         pipelined=layout.pipelined,
+        num_warps=warps_of(query),
     )
     # y is written in the dtype of the query: to move it takes about as long as to compute it.
     return y.astype(scale.dtype), residual
@@ -139,7 +141,7 @@ def backward(
     interpret: bool,
 ) -> tuple[Moving, Backward]:
     """The gradient but for that of the bias, and what another kernel needs for it."""
-    (query, key, value), scale = _alike(moving), moving.scale
+    query, key, value, _, scale = moving
     given = Backward(
         query,
         key,
@@ -157,6 +159,7 @@ def backward(
         (len(query), query.shape[2], layout.tiles(of_keys=False)),
         interpret=interpret,
         pipelined=layout.pipelined,
+        num_warps=warps_of(query),
     )
     dkey, dvalue = call(
         functools.partial(_of_keys, layout),
@@ -165,17 +168,9 @@ def backward(
         (len(key), key.shape[2], layout.tiles(of_keys=True)),
         interpret=interpret,
         pipelined=layout.pipelined,
-    )
-    dquery, dkey, dvalue = (
-        dx.astype(x.dtype) for dx, x in zip((dquery, dkey, dvalue), moving[:3], strict=True)
+        num_warps=warps_of(query),
     )
     return Moving(dquery, dkey, dvalue, None, along.sum()), given
-
-
-def _alike(moving: Moving) -> list[Array]:
-    """Query, key and value in one dtype, as products need them."""
-    dtype = jnp.result_type(*moving[:3])
-    return [x.astype(dtype) for x in moving[:3]]
 
 
 def call(
@@ -186,6 +181,7 @@ def call(
     *,
     interpret: bool,
     pipelined: bool,
+    num_warps: int,
 ) -> Any:
     """The results of a kernel, shaped as `out`, with a program for each example, head and tile.
 
@@ -204,7 +200,7 @@ def call(
         grid=(math.prod(programs),),  # along the only axis that is not short on CUDA
         interpret=interpret,
         compiler_params=triton.CompilerParams(
-            num_warps=4 if size_of(leaves[0]) < LONG else 8, num_stages=2 if pipelined else 1
+            num_warps=num_warps, num_stages=2 if pipelined else 1
         ),
     )(*leaves)
 
@@ -219,13 +215,28 @@ def run_of(query: Any) -> int:
     return min(RUN, RUN * SHORT // size_of(query))
 
 
-def check(query: Array) -> None:
-    """Raises ValueError where vectors are too long for the chip."""
+def warps_of(query: Any) -> int:
+    return 4 if size_of(query) < LONG else 8
+
+
+def promoted(moving: Moving) -> Moving:
+    """With query, key and value in one dtype, as products need them, of two bytes at least.
+
+    Raises:
+      ValueError: vectors are too long for the chip.
+    """
+    dtype = jnp.result_type(*moving[:3])
+    if dtype.itemsize == 1:
+        dtype = jnp.dtype(jnp.bfloat16)
+    if dtype.itemsize > moving.scale.dtype.itemsize:  # float64, of which there are no products
+        dtype = moving.scale.dtype
+    query, key, value = (x.astype(dtype) for x in moving[:3])
     if (size := size_of(query)) > LONG:
         raise ValueError(
             f"query: expected features of at most {LONG} bytes, their number rounded up to a power "
             f"of 2, with implementation 'pallas', got {size}"
         )
+    return moving._replace(query=query, key=key, value=value)
 
 
 def dot(a: Array, b: Array, wide: Any) -> Array:

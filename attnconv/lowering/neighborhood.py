@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ def attention(
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
+    folds: ClassVar[bool] = False
     tiling: tuple[Tiling, ...]
 
     def plain(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:

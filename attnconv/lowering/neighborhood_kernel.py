@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import operator
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
@@ -29,21 +29,25 @@ def attention(
     moving: Moving, tiling: tuple[Tiling, ...]
 ) -> tuple[Float[Array, "B *grid N K"], Float[Array, "B *grid N"]]:
     """As `neighborhood.attention`, of whose tiling it takes the axes."""
-    kernels.check(moving.query)
+    dtype, moving = moving.query.dtype, kernels.promoted(moving)
     box = "x".join(map(str, BOX[len(tiling)]))
     keys = kernels.run_of(moving.query)
     reason = f"implementation is 'pallas'; tiles of {box}, {keys} keys at once"
+    if moving.bias is not None:
+        reason += "; the gradient of the bias is that of all tiles"
     note("neighborhood_attention", "cuda", "kernel", reason)
     note("neighborhood_attention", "cpu", "interpreted kernel", reason)
     note("neighborhood_attention", "other", "all tiles", "kernels are for CUDA")
     own = (("cuda", Kernel(tiling, False)), ("cpu", Kernel(tiling, True)))
-    return rules.attend(rules.Form(Tiles(tiling), own), moving, ())
+    y, residual = rules.attend(rules.Form(Tiles(tiling), own), moving, ())
+    return y.astype(dtype), residual
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """The kernels, on CUDA or, very slowly, interpreted."""
 
+    folds: ClassVar[bool] = False
     tiling: tuple[Tiling, ...]
     interpret: bool
 
@@ -177,7 +181,7 @@ class _Grid:
     ) -> Array:
         per_query, per_key = (0, 1) if of_keys else (1, 0)  # the axis that is broadcast
         seen = []
-        entry = jnp.zeros((), jnp.int32)
+        entry = jnp.zeros((), jnp.int32)  # of the bias
         for axis, size, i, j in zip(self.axes, sizes, queries.at, keys.at, strict=True):
             # What is not there is taken care of here: there are far fewer of these than scores.
             i, j = jnp.minimum(i, size - 1), jnp.where(keys.there, j, -AFAR)

@@ -6,12 +6,12 @@ Forward mode, and what is differentiated twice, goes through the plain form.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import sequential_vmap
+from jax.custom_batching import custom_vmap, sequential_vmap
 from jaxtyping import Array, Float
 
 from attnconv.lowering.linear import alike, linear
@@ -37,7 +37,14 @@ class Plain(Protocol):
 
 @runtime_checkable
 class Own(Protocol):
-    """The same by loops or kernels for one platform."""
+    """The same by loops or kernels for one platform.
+
+    Attributes:
+      folds: whether a mapped axis becomes one with that of the examples; else `vmap` takes one
+        after the other.
+    """
+
+    folds: ClassVar[bool]
 
     def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:
         """As `plain`."""
@@ -59,8 +66,32 @@ class Form(NamedTuple):
 
     def choose(self, args: Any, of_own: Callable[[Own], Any], plain: Callable[..., Any]) -> Any:
         """The results of `of_own` of the platform's own way, or of `plain`."""
-        ways = {platform: sequential_vmap(of_own(own)) for platform, own in self.own}
+        ways = {
+            platform: (_folded if own.folds else sequential_vmap)(of_own(own))
+            for platform, own in self.own
+        }
         return lax.platform_dependent(*args, default=plain, **ways)
+
+
+def _folded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which `vmap` calls with more examples; a number is the same for all of them."""
+    call = custom_vmap(function)
+
+    @call.def_vmap
+    def rule(size: int, mapped: Any, *args: Any) -> tuple[Any, Any]:
+        def fold(x: Any, mapped: bool) -> Array:
+            if x.ndim == mapped:
+                return x[0] if mapped else x
+            each = x if mapped else jnp.broadcast_to(x, (size, *x.shape))
+            return each.reshape(-1, *each.shape[2:])
+
+        def unfold(x: Any) -> Array:
+            return jnp.broadcast_to(x, size) if x.ndim == 0 else x.reshape(size, -1, *x.shape[1:])
+
+        out = jax.tree.map(unfold, call(*jax.tree.map(fold, args, tuple(mapped))))
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once where calls are outside of `jit`

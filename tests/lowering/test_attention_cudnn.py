@@ -12,7 +12,7 @@ import pytest
 from jax import export
 
 from attnconv import functional as F
-from attnconv.lowering import attention_cudnn
+from attnconv.lowering import attention_cudnn, rules
 
 CALLS = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
 
@@ -41,6 +41,7 @@ def choice(T=128, S=None, K=64, dtype=jnp.bfloat16, **options):
         {"S": 77, "K": 256},
         {"local_window_size": (9, 0), "scale": 0.3},
         {"local_window_size": (9, 5), "is_causal": True},
+        {"local_window_size": 127, "scale": np.float64(0.3)},  # all keys
     ],
 )
 @pytest.mark.usefixtures("present")
@@ -60,12 +61,48 @@ def test_takes(options):
         ({"local_window_size": 3}, "a window of 3 keys ahead"),
         ({"S": 64, "is_causal": True}, "T = 128, S = 64, which are not aligned"),
         ({"scale": jnp.float32(0.1)}, "a scale that is an array"),
+        ({"T": 1}, "one query and one key"),
     ],
 )
 @pytest.mark.usefixtures("present")
 def test_leaves_to_others(options, reason):
     found = choice(**options)
     assert found.form == "matrix" and found.reason.startswith(f"cudnn cannot take {reason}; ")
+
+
+@pytest.mark.parametrize(
+    ("K", "capability", "version", "reason"),
+    [
+        (64, (8, 0), 90500, None),
+        (256, (9, 0), 90500, None),
+        (64, (7, 5), 90500, "a device of compute capability 7.5"),
+        (136, (8, 9), 90500, "K = 136 on a device of compute capability 8.9"),
+        (256, (12, 0), 91200, "K = 256 on a device of compute capability 12.0"),
+        (64, (9, 0), 91001, "a device of compute capability 9.0 with version 91001"),
+        (64, (10, 3), 91000 + 99, "a device of compute capability 10.3 with version 91099"),
+    ],
+)
+def test_devices_and_versions(K, capability, version, reason):
+    assert attention_cudnn._too_old(K, capability, version) == reason
+
+
+def test_mapped_examples_are_one_batch():
+    """With keys for all, and derivatives."""
+    calls = []
+
+    def attend(query, key, scale):
+        calls.append(query.shape)
+        return (query * key.sum(axis=1, keepdims=True) * scale, jnp.zeros_like(scale))
+
+    x, key = jnp.arange(24.0).reshape(2, 3, 4), jnp.arange(8.0).reshape(1, 2, 4)
+    folded = rules._folded(attend)
+    each = jax.vmap(folded, (0, None, None))(x[:, None], key, jnp.float32(2))
+    twice = jax.vmap(jax.vmap(folded, (0, None, None)), (0, None, None))
+    expected = x[:, None] * key.sum(axis=1) * 2
+    np.testing.assert_allclose(each[0], expected)
+    assert each[1].shape == (2,) and calls[-1] == (2, 3, 4)
+    np.testing.assert_allclose(twice(x[None, :, None], key, jnp.float32(2))[0][0], expected)
+    assert calls[-1] == (2, 3, 4)
 
 
 def test_asked_for_where_it_is_not():
@@ -86,6 +123,10 @@ def test_lowers_to_its_kernels(options):
     exported = export.export(
         jax.jit(jax.grad(loss, (0, 1, 2))), platforms=["cuda"], disabled_checks=checks
     )(x, x, x)
+    together = export.export(
+        jax.jit(jax.vmap(jax.grad(loss, (0, 1, 2)))), platforms=["cuda"], disabled_checks=checks
+    )(*[jax.ShapeDtypeStruct((3, *x.shape), x.dtype)] * 3)
+    assert "while" not in together.mlir_module() and "6x128x4x64xbf16" in together.mlir_module()
     for name in CALLS:
         assert exported.mlir_module().count(f"custom_call @{name}(") == 1
 

@@ -120,6 +120,33 @@ def test_mixed_dtypes(form):
     assert_close(*both(form, of, options), 3e-2)
 
 
+@pytest.mark.parametrize("window", [(5, 2**31 - 1), (2**31 - 1, 3), (2**31 - 40, 2**31 - 40)])
+def test_windows_beyond_the_arrays_and_lengths_of_few_bits(form, window):
+    rng = np.random.default_rng(0)
+    moving = [jnp.asarray(rng.normal(size=(2, 300, 2, 3)), jnp.float32) for _ in "qkv"]
+    options = {"local_window_size": window, "key_value_seq_lengths": jnp.array([100, 7], jnp.int8)}
+
+    def of(attend):
+        y, vjp = jax.vjp(attend, *moving)
+        return y, vjp(jnp.cos(y))
+
+    assert_close(*both(form, of, options))
+
+
+def test_a_bias_has_its_gradient_whatever_the_dtypes():
+    rng = np.random.default_rng(0)
+    query, key, bias = (
+        rng.normal(size=size) for size in [(1, 64, 1, 64), (1, 64, 1, 64), (64, 64)]
+    )
+    moving = jnp.asarray(query, jnp.bfloat16), *(jnp.asarray(x, jnp.float32) for x in (key, bias))
+
+    def of(attend):
+        y, vjp = jax.vjp(lambda query, key, bias: attend(query, key, key, bias), *moving)
+        return y, vjp(jnp.cos(y))
+
+    assert_close(*both("pallas", of, {}), 1e-2)
+
+
 @pytest.mark.slow
 def test_forward_mode_and_derivatives_of_gradients(form):
     moving, options, ct = arrays(1)
