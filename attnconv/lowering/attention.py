@@ -18,7 +18,7 @@ from attnconv.lowering.attention_kernel import Kernel
 from attnconv.lowering.choice import note
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.linear import alike
-from attnconv.lowering.rules import Form, Moving, Own, attend, plain_gradient
+from attnconv.lowering.rules import Form, Moving, Own, Residual, attend, plain_gradient
 
 # (moving, fixed, is_causal, window) -> y, [B, T, N, K], and the residual, [B, T, N].
 Reference = Callable[[Moving, Fixed, bool, Window], tuple[Array, Array]]
@@ -127,13 +127,14 @@ class _Whole:
 class _Parts(_Whole):
     """Some examples at a time, so that their scores stay in the cache."""
 
-    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
         count = _parts(moving)
         out = lax.map(lambda i: self.plain(*_part((moving, fixed), i, count)), jnp.arange(count))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+        y, log = (x.reshape(-1, *x.shape[2:]) for x in out)
+        return y, Residual(log, jnp.ones_like(log))
 
     def backward(
-        self, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+        self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
     ) -> Moving:
         count, examples = _parts(moving), len(moving.query)
 
@@ -155,11 +156,11 @@ class _Parts(_Whole):
 class _Blocks(_Whole):
     """Some queries of one head at a time."""
 
-    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
         return attention_cpu.forward(moving, fixed, is_causal=self.is_causal, window=self.window)
 
     def backward(
-        self, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+        self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
     ) -> Moving:
         return attention_cpu.backward(
             moving, fixed, y, residual, ct, is_causal=self.is_causal, window=self.window

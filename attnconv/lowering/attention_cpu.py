@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from attnconv.lowering.key_blocks import KeyBlocks, Window, block, corner
 from attnconv.lowering.linear import alike
-from attnconv.lowering.rules import Moving
+from attnconv.lowering.rules import Moving, Residual, residual_of
 
 ROWS = 512  # queries in a block, forward; twice as many where all see the same few keys
 ROWS_BACK = 256  # and backward, which holds twice as many numbers
@@ -30,7 +30,7 @@ class Fixed(NamedTuple):
 
 def forward(
     moving: Moving, fixed: Fixed, *, is_causal: bool, window: Window
-) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
+) -> tuple[Float[Array, "B T N K"], Residual]:
     """`y`, not rounded to half precision, and `log sum_j exp(score_ij)`, -inf where none holds."""
     query, key, value, bias, scale = moving
     B, T, N, K = query.shape
@@ -72,23 +72,21 @@ def forward(
             top, total, y = blocks.visit(b, n, i, visit, nothing)
             # The largest power is 1: a sum below 1 is that of a row without any key.
             y = y / jnp.maximum(total, 1)[:, None]
-            return (
-                _put(out[0], y, b, at, n),
-                _put(out[1], (top + jnp.log(total))[:, None], b, at, n),
-            )
+            found = y, *(x[:, None] for x in residual_of(top, total))
+            return tuple(_put(x, rows, b, at, n) for x, rows in zip(out, found, strict=True))
 
         return lax.fori_loop(0, blocks.count, rows, out)
 
-    empty = full(query.shape), full((B, T, N, 1))
-    y, residual = lax.fori_loop(0, B * N, head, empty)
-    return y, residual[..., 0]
+    empty = full(query.shape), full((B, T, N, 1)), full((B, T, N, 1))
+    y, log, factor = lax.fori_loop(0, B * N, head, empty)
+    return y, Residual(log[..., 0], factor[..., 0])
 
 
 def backward(
     moving: Moving,
     fixed: Fixed,
     y: Float[Array, "B T N K"],
-    residual: Float[Array, "B T N"],
+    residual: Residual,
     ct: Float[Array, "B T N K"],
     *,
     is_causal: bool,
@@ -116,9 +114,9 @@ def backward(
         keys, values = (_head(x, b, g).astype(wide) for x in (key, value))
         queries, cts, ys = (_head(x, b, n).astype(wide) for x in (query, ct, y))
         queries = queries * scale
+        logs, factors = (_head(x[..., None], b, n) for x in residual)
+        logs, cts = jnp.where(logs == -jnp.inf, 0, logs)[:, 0], cts * factors
         offsets = (cts * ys).sum(axis=1)
-        logs = _head(residual[..., None], b, n)[:, 0]
-        logs = jnp.where(logs == -jnp.inf, 0, logs)
         # XLA's products are slow where the longer matrix is transposed, so the shorter ones are.
         queries_t, cts_t = queries.T, cts.T
 

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.key_blocks import Window
-from attnconv.lowering.rules import Moving
+from attnconv.lowering.rules import Moving, Residual
 
 HALF = ("bfloat16", "float16")
 EVERY = 8  # features must be a multiple of it
@@ -81,22 +81,23 @@ class CuDNN:
     window: Window
     scale: float
 
-    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
         del fixed
-        y, residual = cudnn._dot_product_attention_fwd_p_wrapper.bind(
+        y, log = cudnn._dot_product_attention_fwd_p_wrapper.bind(
             *moving[:3], *_nothing(moving, 7), **self._options(), is_training=True
         )
-        return y.astype(moving.scale.dtype), residual.swapaxes(1, 2)
+        log = log.swapaxes(1, 2)
+        return y.astype(moving.scale.dtype), Residual(log, jnp.ones_like(log))
 
     def backward(
-        self, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+        self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
     ) -> Moving:
         del fixed
         query = moving.query
         dquery, dkey, dvalue = cudnn._dot_product_attention_bwd_p_wrapper.bind(
             *moving[:3],
             *_nothing(moving, 7),
-            residual.swapaxes(1, 2),
+            residual.log.swapaxes(1, 2),
             y.astype(query.dtype),
             ct.astype(query.dtype),
             **self._options(),

@@ -16,7 +16,7 @@ from attnconv.lowering import kernels
 from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.kernels import Backward, Places, Tile, dot, iota, of_run, run_of, unravel
 from attnconv.lowering.key_blocks import Window
-from attnconv.lowering.rules import Moving
+from attnconv.lowering.rules import Moving, Residual
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Kernel:
     window: Window
     interpret: bool
 
-    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Array]:
+    def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
         layout, more = self._layout(moving), _more(moving, fixed)
         return kernels.forward(layout, moving, more, interpret=self.interpret)
 
     def backward(
-        self, moving: Moving, fixed: Fixed, y: Array, residual: Array, ct: Array
+        self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
     ) -> Moving:
         layout, more = self._layout(moving), _more(moving, fixed)
         gradient, given = kernels.backward(

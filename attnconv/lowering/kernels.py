@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int
 
-from attnconv.lowering.rules import Moving
+from attnconv.lowering.rules import Moving, Residual, residual_of
 
 ROWS = 64  # positions of a tile
 RUN = 64  # positions of a run that are taken at once, with vectors of up to SHORT bytes; else fewer
@@ -102,20 +102,21 @@ class Layout(Protocol):
 
 def forward(
     layout: Layout, moving: Moving, more: Any, *, interpret: bool
-) -> tuple[Float[Array, "B T N K"], Float[Array, "B T N"]]:
+) -> tuple[Float[Array, "B T N K"], Residual]:
     """`y` and the residual, in the dtype of sums; all arrays have one axis of positions."""
     query, key, value, _, scale = moving
-    y, residual = call(
+    rows = jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)
+    y, *residual = call(
         functools.partial(_attend, layout),
         (query, key, value, more, scale.reshape(1)),
-        [query, jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)],
+        [query, rows, rows],
         (len(query), query.shape[2], layout.tiles(of_keys=False)),
         interpret=interpret,
         pipelined=layout.pipelined,
         num_warps=warps_of(query),
     )
     # y is written in the dtype of the query: to move it takes about as long as to compute it.
-    return y.astype(scale.dtype), residual
+    return y.astype(scale.dtype), Residual(*residual)
 
 
 class Backward(NamedTuple):
@@ -135,20 +136,22 @@ def backward(
     moving: Moving,
     more: Any,
     y: Array,
-    residual: Array,
+    residual: Residual,
     ct: Array,
     *,
     interpret: bool,
 ) -> tuple[Moving, Backward]:
     """The gradient but for that of the bias, and what another kernel needs for it."""
     query, key, value, _, scale = moving
+    log, factor = residual
+    ct = ct * factor[..., None]
     given = Backward(
         query,
         key,
         value,
         ct.astype(query.dtype),
         # Weights are zero where no key is seen, as everywhere with this logarithm.
-        jnp.where(residual == -jnp.inf, jnp.inf, residual),
+        jnp.where(log == -jnp.inf, jnp.inf, log),
         (ct * y).sum(axis=-1),
         scale.reshape(1),
     )
@@ -260,7 +263,7 @@ def unravel(number: Int[Array, "..."], sizes: Sequence[Any]) -> list[Array]:
     return [number, *reversed(at)]
 
 
-def _attend(layout, b, n, number, query, key, value, more, scale, y, residual):
+def _attend(layout, b, n, number, query, key, value, more, scale, y, log, factor):
     scale = scale[0]
     wide, g = scale.dtype, n // (query.shape[2] // key.shape[2])
     tile = layout.tile(number, b, more, run_of(query), of_keys=False)
@@ -282,7 +285,9 @@ def _attend(layout, b, n, number, query, key, value, more, scale, y, residual):
     top, total, rows = lax.fori_loop(0, tile.parts, step, start)
     # The largest power is 1: a sum below 1 is that of a row without any key.
     tile.own.write(y, b, n, rows / jnp.maximum(total, 1)[:, None])
-    tile.own.write_one(residual, b, n, top + jnp.log(total))
+    found = residual_of(top, total)
+    tile.own.write_one(log, b, n, found.log)
+    tile.own.write_one(factor, b, n, found.factor)
 
 
 def _of_queries(layout, b, n, number, given, more, dquery, along):

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from attnconv.lowering import rules
 from attnconv.lowering.choice import note
 from attnconv.lowering.linear import alike
-from attnconv.lowering.rules import Moving
+from attnconv.lowering.rules import Moving, Residual, residual_of
 from attnconv.lowering.tiles import Tiling, patterns
 
 PART = 1 << 19  # scores that are taken at once
@@ -83,7 +83,7 @@ class Tiles:
         y, residual = jax.vmap(one)(jnp.arange(steps))
         return joined(y), joined(residual)[..., 0]
 
-    def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:
+    def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Residual]:
         del fixed
         wide = moving.scale.dtype
         query = self._split(moving.query.astype(wide) * moving.scale, queries=True)
@@ -92,7 +92,7 @@ class Tiles:
         N, examples = query.shape[2], self._examples(moving)
         least = float(jnp.finfo(wide).min)
 
-        def step(index: Array, out: tuple[Array, Array]) -> tuple[Array, Array]:
+        def step(index: Array, out: tuple[Array, ...]) -> tuple[Array, ...]:
             at = _Place(self.tiling, index, examples, query.shape[1])
             q, k, v = at.queries(query), at.keys(key), at.keys(value)
             scores = _by_head(jnp.einsum("FGRK,FGSK->FGRS", _by_key(q, k), k), N)
@@ -102,22 +102,26 @@ class Tiles:
             total = powers.sum(axis=-1, keepdims=True)
             y = _by_head(jnp.einsum("FGRS,FGSK->FGRK", _by_key(powers, v), v), N)
             # The largest power is 1: a sum below 1 is that of a row without any key.
-            y, residual = y / jnp.maximum(total, 1), top + jnp.log(total)
-            return at.put_queries(out[0], y), at.put_queries(out[1], residual)
+            found = y / jnp.maximum(total, 1), *residual_of(top, total)
+            return tuple(at.put_queries(x, rows) for x, rows in zip(out, found, strict=True))
 
-        out = _zeros(query, moving.scale), _zeros(query[..., :1], moving.scale)
-        y, residual = lax.fori_loop(0, self._steps(query, examples), step, out)
-        return self._joined(y), self._joined(residual)[..., 0]
+        out = _zeros(query, moving.scale), *[_zeros(query[..., :1], moving.scale)] * 2
+        found = lax.fori_loop(0, self._steps(query, examples), step, out)
+        y, log, factor = (self._joined(x) for x in found)
+        return y, Residual(log[..., 0], factor[..., 0])
 
-    def backward(self, moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array) -> Moving:
+    def backward(
+        self, moving: Moving, fixed: Any, y: Array, residual: Residual, ct: Array
+    ) -> Moving:
         """With `p_ij` the weights: `dv_j = sum_i p_ij ct_i`, `ds_ij = p_ij ct_i . (v_j - y_i)`,
         `dq_i = scale sum_j ds_ij k_j`, `dk_j = scale sum_i ds_ij q_i`, and the bias has ds.
         """
         del fixed
         wide = moving.scale.dtype
-        ct = ct.astype(wide)
+        log, factor = residual
+        ct = ct.astype(wide) * factor[..., None]
         mean = self._split((ct * y).sum(axis=-1, keepdims=True), queries=True)
-        logs = self._split(jnp.where(residual == -jnp.inf, 0, residual)[..., None], queries=True)
+        logs = self._split(jnp.where(log == -jnp.inf, 0, log)[..., None], queries=True)
         ct = self._split(ct, queries=True)
         query = self._split(moving.query.astype(wide) * moving.scale, queries=True)
         key, value = (self._split(x.astype(wide)) for x in (moving.key, moving.value))

@@ -18,7 +18,7 @@ from attnconv.lowering import kernels, rules
 from attnconv.lowering.choice import note
 from attnconv.lowering.kernels import Places, Tile, iota, unravel
 from attnconv.lowering.neighborhood import Tiles
-from attnconv.lowering.rules import Moving, plain_gradient
+from attnconv.lowering.rules import Moving, Residual, plain_gradient
 from attnconv.lowering.tiles import Axis, Tiling
 
 BOX = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}  # positions of a tile along each axis
@@ -51,23 +51,26 @@ class Kernel:
     tiling: tuple[Tiling, ...]
     interpret: bool
 
-    def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:
+    def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Residual]:
         del fixed
         y, residual = kernels.forward(
             self._layout(moving.bias), _flat(moving), _table(moving), interpret=self.interpret
         )
-        return y.reshape(moving.query.shape), residual.reshape(moving.query.shape[:-1])
+        log, factor = (x.reshape(moving.query.shape[:-1]) for x in residual)
+        return y.reshape(moving.query.shape), Residual(log, factor)
 
-    def backward(self, moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array) -> Moving:
+    def backward(
+        self, moving: Moving, fixed: Any, y: Array, residual: Residual, ct: Array
+    ) -> Moving:
         """The bias has the gradient of the plain form."""
-        rows = [_one_axis(x) for x in (y, residual[..., None], ct)]
+        log, factor = (_one_axis(x[..., None])[..., 0] for x in residual)
         gradient, _ = kernels.backward(
             self._layout(moving.bias),
             _flat(moving),
             _table(moving),
-            rows[0],
-            rows[1][..., 0],
-            rows[2],
+            _one_axis(y),
+            Residual(log, factor),
+            _one_axis(ct),
             interpret=self.interpret,
         )
         dbias = None

@@ -27,6 +27,23 @@ class Moving(NamedTuple):
     scale: Float[Array, ""]
 
 
+class Residual(NamedTuple):
+    """What weights are computed from again: `p_ij = factor_i exp(score_ij - log_i)`.
+
+    The factor is 1 but for rounding: far from zero, `log` is too coarse to say by what powers were
+    divided. A gradient takes it with the cotangent of y.
+    """
+
+    log: Float[Array, "B *T N"]
+    factor: Float[Array, "B *T N"]
+
+
+def residual_of(top: Array, total: Array) -> Residual:
+    """That of a largest score and the sum of the powers of the scores less it."""
+    log = top + jnp.log(total)
+    return Residual(log, jnp.where(total == 0, 1, jnp.exp(log - top) / total))
+
+
 @runtime_checkable
 class Plain(Protocol):
     """One kind of attention with operations that JAX differentiates, on any platform."""
@@ -46,10 +63,12 @@ class Own(Protocol):
 
     folds: ClassVar[bool]
 
-    def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Array]:
+    def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Residual]:
         """As `plain`."""
 
-    def backward(self, moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array) -> Moving:
+    def backward(
+        self, moving: Moving, fixed: Any, y: Array, residual: Residual, ct: Array
+    ) -> Moving:
         """The gradient of `<y, ct>`."""
 
 
@@ -100,12 +119,16 @@ def attend(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Array]:
     leaves, tree = jax.tree.flatten((moving, fixed))
     moving, fixed = jax.tree.unflatten(tree, alike(*leaves))
     y, residual = _attend(form, moving, fixed)
-    return y.astype(moving.query.dtype), residual
+    return y.astype(moving.query.dtype), residual.log
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _attend(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Array]:
-    return form.choose((moving, fixed), lambda own: own.forward, form.kind.plain)
+def _attend(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Residual]:
+    def plain(moving: Moving, fixed: Any) -> tuple[Array, Residual]:
+        y, log = form.kind.plain(moving, fixed)
+        return y, Residual(log, jnp.ones_like(log))
+
+    return form.choose((moving, fixed), lambda own: own.forward, plain)
 
 
 @_attend.defjvp
@@ -121,14 +144,14 @@ def _attend_jvp(form: Form, primals: Any, tangents: Any) -> Any:
         return _gradient(form, *at, ct)
 
     dy = linear(tangent, gradient, (moving, fixed, y, residual), tangents[0])
-    return (y, residual), (dy, jnp.zeros_like(residual))
+    return (y, residual), (dy, jax.tree.map(jnp.zeros_like, residual))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _gradient(
-    form: Form, moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array
+    form: Form, moving: Moving, fixed: Any, y: Array, residual: Residual, ct: Array
 ) -> Moving:
-    def plain(moving: Moving, fixed: Any, y: Array, residual: Array, ct: Array) -> Moving:
+    def plain(moving: Moving, fixed: Any, y: Array, residual: Residual, ct: Array) -> Moving:
         return plain_gradient(form.kind, moving, fixed, ct)
 
     args = moving, fixed, y, residual, ct

@@ -133,6 +133,20 @@ def test_windows_beyond_the_arrays_and_lengths_of_few_bits(form, window):
     assert_close(*both(form, of, options))
 
 
+@pytest.mark.parametrize("least", [-1e5, -1e9, float(jnp.finfo(jnp.float32).min)])
+def test_keys_that_are_all_as_good_as_masked(form, least):
+    """Far from zero a logarithm is too coarse to say how many they are."""
+    moving, _, ct = arrays(3)
+    query, key, value, *_ = moving
+    bias = jnp.zeros((query.shape[1], key.shape[1])).at[::2].set(least)
+
+    def of(attend):
+        y, vjp = jax.vjp(lambda *moving: attend(*moving, bias), query, key, value)
+        return y, vjp(ct)
+
+    assert_close(*both(form, of, {}), 1e-4 if least == -1e5 else 1e-5)
+
+
 def test_a_bias_has_its_gradient_whatever_the_dtypes():
     rng = np.random.default_rng(0)
     query, key, bias = (
