@@ -40,6 +40,7 @@ def tiny(case):
 TINY = {case.name: tiny(case) for case in gpu_cases.CASES}
 # As tiny as another one, they are equal to it.
 SAME = ("28x28x192", "14x14x384", "7x7x768", "neighborhood-b64-w7-gradient")
+QUICK = ("neighborhood-b4-w7", "attention-bias", "56x56x96")  # whose gradients are checked too
 # What PyTorch says of its own compiler, and where FlexAttention is not compiled.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning"),
@@ -66,7 +67,9 @@ def program(case, peer):
 def operators():
     for name, case in TINY.items():
         if case.mode != "step":
-            marks = pytest.mark.slow if any(part in name for part in SAME) else ()
+            slow = any(part in name for part in SAME)
+            slow |= case.mode == "gradient" and not any(part in name for part in QUICK)
+            marks = pytest.mark.slow if slow else ()
             yield pytest.param(case, id=name, marks=marks)
 
 

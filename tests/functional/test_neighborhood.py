@@ -249,7 +249,10 @@ def test_kernel_is_what_loops_say(name):
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", KERNEL_CASES)
+@pytest.mark.parametrize(
+    "name",
+    ["image", *(pytest.param(n, marks=pytest.mark.slow) for n in KERNEL_CASES if n != "image")],
+)
 def test_gradients_of_the_kernel_are_those_of_dense_attention(name):
     arrays, bias, options = kernel_case(name)
     moving = [*arrays, jnp.float32(0.7)] + ([] if bias is None else [bias])
@@ -266,7 +269,7 @@ def test_gradients_of_the_kernel_are_those_of_dense_attention(name):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=3e-5)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_kernel_in_half_precision(dtype):
     """Weights are rounded as products take them: a few roundings of numbers about 1."""
     arrays = [x.astype(dtype) for x in small(3, grid=(9, 10), features=20)]

@@ -81,7 +81,7 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(7), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(7, 24))]
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 24))]
 )
 def test_values_and_gradients(form, seed):
     moving, options, ct = arrays(seed)
@@ -120,7 +120,14 @@ def test_mixed_dtypes(form):
     assert_close(*both(form, of, options), 3e-2)
 
 
-@pytest.mark.parametrize("window", [(5, 2**31 - 1), (2**31 - 1, 3), (2**31 - 40, 2**31 - 40)])
+@pytest.mark.parametrize(
+    "window",
+    [
+        (2**31 - 1, 3),
+        pytest.param((5, 2**31 - 1), marks=pytest.mark.slow),
+        pytest.param((2**31 - 40, 2**31 - 40), marks=pytest.mark.slow),
+    ],
+)
 def test_windows_beyond_the_arrays_and_lengths_of_few_bits(form, window):
     rng = np.random.default_rng(0)
     moving = [jnp.asarray(rng.normal(size=(2, 300, 2, 3)), jnp.float32) for _ in "qkv"]
@@ -133,7 +140,10 @@ def test_windows_beyond_the_arrays_and_lengths_of_few_bits(form, window):
     assert_close(*both(form, of, options))
 
 
-@pytest.mark.parametrize("least", [-1e5, -1e9, float(jnp.finfo(jnp.float32).min)])
+@pytest.mark.parametrize(
+    "least",
+    [-1e9, *(pytest.param(x, marks=pytest.mark.slow) for x in (-1e5, float(np.finfo("f4").min)))],
+)
 def test_keys_that_are_all_as_good_as_masked(form, least):
     """Far from zero a logarithm is too coarse to say how many they are."""
     moving, _, ct = arrays(3)
