@@ -156,11 +156,11 @@ def stirred(module):
 @pytest.mark.parametrize(
     ("grid", "options"),
     [
-        ((7,), {"window": (3,)}),
+        pytest.param((7,), {"window": (3,)}, marks=pytest.mark.slow),
         ((7,), {"window": (4,), "border": "zero"}),
         ((6, 5), {"window": (3, 2), "border": "zero", "dilation": (1, 2)}),
         ((6, 5), {"window": (3, 5), "is_causal": (True, False)}),
-        ((3, 2, 3), {"window": (2, 2, 3)}),
+        pytest.param((3, 2, 3), {"window": (2, 2, 3)}, marks=pytest.mark.slow),
     ],
 )
 def test_neighborhood_attention_is_dense_attention_with_its_window(grid, options):

@@ -288,6 +288,7 @@ def test_kernel_in_half_precision(dtype):
         assert error < float(jnp.finfo(dtype).eps) * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 def test_kernel_under_vmap_and_shard_map():
     arrays = small()
     expected = F.neighborhood_attention(*arrays, window=3)
