@@ -49,6 +49,13 @@ def main() -> None:
         if not on_cpu:
             raise UsageError(f"suite=gpu: expected a GPU that JAX finds, found only {device}")
         on_gpu = []
+    if on_gpu and installed("torch"):
+        with Process("torch", accelerator=True) as process:
+            if not process.ask("accelerated"):
+                raise UsageError(
+                    "suite=gpu: JAX finds a GPU, but PyTorch does not, and would be timed on the "
+                    "CPU; install its build for CUDA, or none"
+                )
     failed = _run(on_cpu, out) if on_cpu else False
     failed |= _run(on_gpu, out, accelerator=True) if on_gpu else False
     bench, of_gpus = out / "bench.json", list(out.glob("results/*.json"))

@@ -63,6 +63,12 @@ class Worker:
 
         return count.work(case)
 
+    def accelerated(self) -> bool:
+        """Whether PyTorch finds a GPU; where it does not, its programs are those of the CPU."""
+        import torch
+
+        return torch.cuda.is_available()
+
     def reference(self, case: Case) -> Arrays:
         from attnconv.bench import reference
 

@@ -61,3 +61,19 @@ def test_a_mistake_is_one_line_and_exit_code_two(flags, message, tmp_path):
     assert line.startswith("error: ")
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_pytorch_must_find_the_gpu_that_jax_finds():
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("it does here")
+    code = (
+        "from experiments import bench, common\n"
+        "bench._device = lambda: '1 x NVIDIA H100'\n"
+        "common.launch(bench.main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--suite=gpu"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "JAX finds a GPU, but PyTorch does not, and would be timed on the CPU" in done.stderr
