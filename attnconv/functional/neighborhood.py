@@ -10,12 +10,12 @@ from attnconv.errors import UsageError, unknown
 from attnconv.functional._scores import check_axes
 from attnconv.functional.windows import PerAxis, per_axis
 from attnconv.lowering import neighborhood as lowering
-from attnconv.lowering import neighborhood_kernel, tiles
+from attnconv.lowering import tiles
 from attnconv.lowering.promotion import wide
 from attnconv.lowering.rules import Moving
 
 BORDERS = ("shift", "zero")
-_IMPLEMENTATIONS = {"auto": lowering.attention, "pallas": neighborhood_kernel.attention}
+IMPLEMENTATIONS = ("auto", "pallas")
 
 
 def neighborhood_attention(
@@ -56,8 +56,8 @@ def neighborhood_attention(
       border: "shift" or "zero".
       scale: `1 / sqrt(K)` where None.
       implementation: "pallas" computes tiles in kernels of Triton on CUDA, which are interpreted on
-        a CPU, slowly, and on several devices need `shard_map`; "auto" or None takes XLA's
-        operations on every platform.
+        a CPU, slowly, and on several devices need `shard_map`; "auto" or None does so on a Hopper
+        GPU, for dtypes of up to 4 bytes, and takes XLA's operations elsewhere.
 
     Returns:
       The shape and dtype of `query`. Scores and softmax are computed in at least float32.
@@ -77,8 +77,8 @@ def neighborhood_attention(
     [0.5, 1.0, 2.0, 3.0, 3.5]
     """
     name = "auto" if implementation is None else implementation
-    if name not in _IMPLEMENTATIONS:
-        raise unknown("implementation", name, _IMPLEMENTATIONS)
+    if name not in IMPLEMENTATIONS:
+        raise unknown("implementation", name, IMPLEMENTATIONS)
     rank = query.ndim - 3
     if not 1 <= rank <= 3:
         raise ValueError(
@@ -96,9 +96,12 @@ def neighborhood_attention(
     if 0 in query.shape:
         return jnp.zeros_like(query)
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scale = jnp.asarray(scale, wide(query.dtype))
-    y, _ = _IMPLEMENTATIONS[name](Moving(query, key, value, bias, scale), tiles.tile(axes))
-    return y
+    return lowering.attention(
+        Moving(query, key, value, bias, jnp.asarray(scale, wide(query.dtype))),
+        tiles.tile(axes),
+        scale=float(scale) if isinstance(scale, int | float) else None,
+        implementation=name,
+    )
 
 
 def neighborhood_bias(

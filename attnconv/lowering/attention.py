@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from attnconv.lowering import attention_cpu, attention_cudnn, kernels
+from attnconv.lowering import attention_cpu, attention_cudnn, attention_kernel, kernels
 from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.attention_cudnn import CuDNN
 from attnconv.lowering.attention_kernel import Kernel
@@ -22,6 +22,7 @@ from attnconv.lowering.rules import Form, Moving, Own, Residual, attend, plain_g
 
 # (moving, fixed, is_causal, window) -> y, [B, T, N, K], and the residual, [B, T, N].
 Reference = Callable[[Moving, Fixed, bool, Window], tuple[Array, Array]]
+Ways = tuple[tuple[str, Own], ...]  # of the platforms that have their own
 
 # 2 cores, [B, T, N, K], ms for value and gradients: jax.nn, matrix, parts, blocks.
 #   128 49 4 16   14   11   12   19      64 197 4 32  133  111   73
@@ -193,40 +194,48 @@ def attention(
         return attend(Form(whole, ()), moving, fixed)
     if implementation == "pallas":
         dtype, moving = moving.query.dtype, kernels.promoted(moving)
-        keys = kernels.run_of(moving.query)
-        reason = f"implementation is 'pallas'; tiles of {kernels.ROWS}, {keys} keys at once"
+        reason = f"implementation is 'pallas'; {attention_kernel.tiles(moving.query)}"
         note("dot_product_attention", "cuda", "kernel", reason)
         note("dot_product_attention", "cpu", "interpreted kernel", reason)
         note("dot_product_attention", "other", "rows", "kernels are for CUDA")
-        own = (("cuda", Kernel(is_causal, window, False)), ("cpu", Kernel(is_causal, window, True)))
+        kernel, interpreted = (Kernel(is_causal, window, interpret=i) for i in (False, True))
+        own: Ways = (("cuda", kernel), ("cpu", interpreted))
         y, residual = attend(Form(whole, own), moving, fixed)
         return y.astype(dtype), residual
+    fixed = attention_cudnn.by_example(moving, fixed)
     refusal = attention_cudnn.refusal(
         moving, fixed, is_causal=is_causal, window=window, scale=scale
     )
     if implementation == "cudnn" and refusal is not None:
         raise ValueError(f"implementation 'cudnn': cannot take {refusal}")
     elsewhere, why = _elsewhere(name, reason, moving)
-    on_cuda = ("cudnn", "its rules allow it")
-    if refusal is not None:
-        on_cuda = elsewhere, f"cudnn cannot take {refusal}; {why}"
     note("dot_product_attention", "cpu", name, reason)
-    note("dot_product_attention", "cuda", *on_cuda)
-    note("dot_product_attention", "other", elsewhere, why)
-    on_cpu: tuple[tuple[str, Own], ...] = ()
-    if name in ("blocks", "parts"):
-        kind = _Blocks if name == "blocks" else _Parts
-        on_cpu = (("cpu", kind(reference, is_causal, window)),)
+    own = ()
     if refusal is None:
         assert scale is not None
-        cudnn = CuDNN(is_causal, window, scale)
-        return attend(Form(whole, (("cuda", cudnn), *on_cpu)), moving, fixed)
-    if name == "matrix":
+        own = (("cuda", CuDNN(is_causal, window, scale)),)
+        note("dot_product_attention", "cuda", "cudnn", "its rules allow it")
+    elif (lack := attention_kernel.refusal(moving)) is None:
+        # As one batch under `vmap`, what is one for all examples would be one for each.
+        folds = scale is not None and all(
+            x is None or len(x) == len(moving.query) for x in (moving.bias, fixed.mask)
+        )
+        own = (("cuda", Kernel(is_causal, window, folds=folds)),)
+        tiles = attention_kernel.tiles(moving.query)
+        note("dot_product_attention", "cuda", "kernel", f"cudnn cannot take {refusal}; {tiles}")
+    else:
+        refusals = f"cudnn cannot take {refusal}, and there is no kernel for {lack}; {why}"
+        note("dot_product_attention", "cuda", elsewhere, refusals)
+    note("dot_product_attention", "other", elsewhere, why)
+    if name in ("blocks", "parts"):
+        kind = _Blocks if name == "blocks" else _Parts
+        own += (("cpu", kind(reference, is_causal, window)),)
+    if not own and name == "matrix":
         return reference(moving, fixed, is_causal, window)
-    if name == "few":
+    if not own and name == "few":
         few = functools.partial(_few, whole.given)
         return lax.platform_dependent(moving, fixed, cpu=few, default=whole.given)
-    return attend(Form(whole, on_cpu), moving, fixed)
+    return attend(Form(whole, own), moving, fixed)
 
 
 def _within(window: Window, T: int, S: int) -> Window:

@@ -1,18 +1,19 @@
 """Dot-product attention by cuDNN's fused kernel, where its rules allow it.
 
-Where arrays are sharded, so must be the examples or heads only, and alike. Left out is what it
-takes but has been seen to get wrong, or to make slow: a bias, whose gradient it
-has in narrow cases only; and a mask, which it takes as a bias, with a gradient that is not a number
-where T mod 128 is 64 (pytorch/pytorch issue 196678).
+Where arrays are sharded, so must be the examples or heads only, and alike. A mask of keys, which it
+has not, is one of lengths with the keys in another order: first those that are seen. Left out is
+what it takes but has been seen to get wrong, or to make slow: a bias, whose gradient it has in
+narrow cases only, and so any other mask, which it takes as a bias, with a gradient that is not a
+number where T mod 128 is 64 (pytorch/pytorch issue 196678).
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax._src.cudnn import fused_attention_stablehlo as cudnn  # jax.nn rounds the residual
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int
 
 from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.key_blocks import Window
@@ -35,6 +36,7 @@ def refusal(
     """
     query, key, value, bias, _ = moving
     T, S, K = query.shape[1], key.shape[1], query.shape[-1]
+    restricted = any(x is not None for x in fixed)
     ahead = None if window is None or is_causal else window[1]
     rules = (
         (query.dtype in HALF, f"dtype {query.dtype}, not bfloat16 or float16"),
@@ -43,8 +45,9 @@ def refusal(
         (K <= MOST_HOPPER, f"K = {K} > {MOST_HOPPER}"),
         (T > 1 or S > 1, "one query and one key"),
         (bias is None, "a bias"),
-        (fixed.mask is None, "a mask"),
-        (fixed.query_lengths is None and fixed.key_lengths is None, "lengths"),
+        (fixed.mask is None or fixed.mask.shape[1:3] == (1, 1), "a mask of more than keys"),
+        (fixed.mask is None or not (is_causal or window), "a mask of keys in their order"),
+        (not (restricted and window), "lengths and a window"),
         (not ahead, f"a window of {ahead} keys ahead"),
         (T == S or not (is_causal or window), f"T = {T}, S = {S}, which are not aligned"),
         (scale is not None, "a scale that is an array"),
@@ -72,6 +75,64 @@ def _too_old(K: int, capability: tuple[int, int], version: int) -> str | None:
     return None
 
 
+def by_example(moving: Moving, fixed: Fixed) -> Fixed:
+    """With a mask of keys for each example, as `vmap` needs it to make one batch of many."""
+    mask = fixed.mask
+    if mask is None or mask.shape[:3] != (1, 1, 1):
+        return fixed
+    return fixed._replace(mask=jnp.broadcast_to(mask, (len(moving.query), *mask.shape[1:])))
+
+
+class _Lengths(NamedTuple):
+    """What is there, in words of lengths.
+
+    Attributes:
+      queries, keys: how many of each example; none is 0, which is no length for the kernel.
+      order: the keys in the order in which those that are seen are the first; None for as it is.
+      rows: which queries see any key.
+      seen: which keys any query sees.
+    """
+
+    queries: Int[Array, "B"]
+    keys: Int[Array, "B"]
+    order: Int[Array, "B S"] | None
+    rows: Bool[Array, "B T"]
+    seen: Bool[Array, "B S"]
+
+    def place(self, x: Array) -> Array:
+        """Keys or values in the order."""
+        return x if self.order is None else _taken(x, self.order)
+
+    def back(self, dx: Array) -> Array:
+        """Their gradients, of zero where a key is not seen."""
+        if self.order is not None:
+            dx = _taken(dx, jnp.argsort(self.order, axis=1))
+        return jnp.where(self.seen[:, :, None, None], dx, 0)
+
+
+def _taken(x: Array, at: Array) -> Array:
+    return jnp.take_along_axis(x, at[:, :, None, None], axis=1, mode="clip")
+
+
+def _lengths(moving: Moving, fixed: Fixed) -> _Lengths | None:
+    """None where every query sees every key, or a rule of its own says which."""
+    if all(x is None for x in fixed):
+        return None
+    (B, T), S = moving.query.shape[:2], moving.key.shape[1]
+    mask, *lengths = fixed
+    rows, seen = (
+        jnp.ones((B, size), bool) if length is None else jnp.arange(size) < length[:, None]
+        for length, size in zip(lengths, (T, S), strict=True)
+    )
+    order = None
+    if mask is not None:
+        seen &= mask[:, 0, 0]
+        order = jnp.argsort(~seen, axis=1, stable=True)
+    queries, keys = rows.sum(axis=1, dtype=jnp.int32), seen.sum(axis=1, dtype=jnp.int32)
+    rows &= keys[:, None] > 0
+    return _Lengths(jnp.maximum(queries, 1), jnp.maximum(keys, 1), order, rows, seen)
+
+
 @dataclasses.dataclass(frozen=True)
 class CuDNN:
     """cuDNN's kernels; the window reaches back only."""
@@ -82,42 +143,69 @@ class CuDNN:
     scale: float
 
     def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
-        del fixed
+        query, key, value, *_ = moving
+        given = _lengths(moving, fixed)
+        if given is not None:
+            key, value = given.place(key), given.place(value)
         y, log = cudnn._dot_product_attention_fwd_p_wrapper.bind(
-            *moving[:3], *_nothing(moving, 7), **self._options(), is_training=True
+            query, key, value, *_others(moving, given), **self._options(given), is_training=True
         )
         log = log.swapaxes(1, 2)
+        if given is not None:
+            y = jnp.where(given.rows[:, :, None, None], y, 0)
+            log = jnp.where(given.rows[:, :, None], log, -jnp.inf)
         return y.astype(moving.scale.dtype), Residual(log, jnp.ones_like(log))
 
     def backward(
         self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
     ) -> Moving:
-        del fixed
-        query = moving.query
+        query, key, value, *_ = moving
+        given, log = _lengths(moving, fixed), residual.log
+        ct = ct.astype(query.dtype)
+        if given is not None:
+            key, value = given.place(key), given.place(value)
+            ct = jnp.where(given.rows[:, :, None, None], ct, 0)
+            log = jnp.where(given.rows[:, :, None], log, 0)
         dquery, dkey, dvalue = cudnn._dot_product_attention_bwd_p_wrapper.bind(
-            *moving[:3],
-            *_nothing(moving, 7),
-            residual.log.swapaxes(1, 2),
+            query,
+            key,
+            value,
+            *_others(moving, given),
+            log.swapaxes(1, 2),
             y.astype(query.dtype),
-            ct.astype(query.dtype),
-            **self._options(),
+            ct,
+            **self._options(given),
         )
+        if given is not None:
+            dquery = jnp.where(given.rows[:, :, None, None], dquery, 0)
+            dkey, dvalue = given.back(dkey), given.back(dvalue)
         # The scale is a number, of which nobody asks for the gradient.
         return Moving(dquery, dkey, dvalue, None, jnp.zeros_like(moving.scale))
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, given: _Lengths | None) -> dict[str, Any]:
         causal = self.is_causal or self.window is not None
         return {
             "scale": self.scale,
             "seed": 0,
             "dropout_rate": 0.0,
             "variadic_args": (False, False),  # no bias, nor a gradient of it
-            "mask_type": cudnn.MaskType.CAUSAL if causal else cudnn.MaskType.NO_MASK,
+            "mask_type": _MASKS[given is not None, causal],
             "layout": cudnn.AttentionLayout.BTNH.value,
             "sliding_window_length": None if self.window is None else self.window[0] + 1,
         }
 
 
-def _nothing(moving: Moving, count: int) -> list[Array]:
-    """In place of a bias, lengths, offsets and page tables."""
-    return [jnp.zeros(0, moving.query.dtype)] * count
+_MASKS = {
+    (False, False): cudnn.MaskType.NO_MASK,
+    (False, True): cudnn.MaskType.CAUSAL,
+    (True, False): cudnn.MaskType.PADDING,
+    (True, True): cudnn.MaskType.PADDING_CAUSAL,
+}
+
+
+def _others(moving: Moving, given: _Lengths | None) -> list[Array]:
+    """A bias, the lengths, offsets and page tables; of what there is not, an empty array."""
+    others = [jnp.zeros(0, moving.query.dtype)] * 7
+    if given is not None:
+        others[1:3] = given.queries, given.keys
+    return others

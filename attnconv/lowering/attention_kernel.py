@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import operator
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -14,19 +14,51 @@ from jaxtyping import Array, Float
 
 from attnconv.lowering import kernels
 from attnconv.lowering.attention_cpu import Fixed
-from attnconv.lowering.kernels import Backward, Places, Tile, dot, iota, of_run, run_of, unravel
+from attnconv.lowering.kernels import Backward, Places, Sizes, Tile, dot, iota, of_run, unravel
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.rules import Moving, Residual
+
+# H200, B 4, T 4096, N 16, K 128, bfloat16, ms: y 1.45, with 64 queries 1.65, with two stages 1.80;
+# dq 1.78, 1.89, 2.10; dk and dv 2.34, with 128 keys 2.74, with 32 queries 2.83.
+OF_QUERIES, OF_KEYS = Sizes(128, 64, 8, 3), Sizes(64, 64, 4, 2)
+# H200, [B, T, N, K], with a mask, ms of XLA's products and of the kernels, for value and gradients:
+#                bfloat16     float32                    bfloat16     float32
+#   64 64 4 32   0.05 0.05    0.05 0.05   8 512 8 64     0.36 0.10    0.45 0.48
+#   256 49 6 64  0.25 0.10    0.33 0.45   2 1024 8 64    0.37 0.10    0.47 0.47
+#   64 197 6 64  0.52 0.27    0.69 0.80   4 4096 16 128  13.2 6.7
+FEW = 16  # queries; a tile has more
+LEAST = {2: 32 * 32, 4: 1024 * 1024}  # scores of one head, by the bytes of a number
+LONG, OF_LONG = 256, Sizes(64, 16, 8, 2)  # bytes of a vector, and what longer ones leave room for
+
+
+def refusal(moving: Moving) -> str | None:
+    """Why another form than the kernels is taken where nobody asks for them; None if they are."""
+    broken = kernels.refusal(moving)
+    if broken is not None:
+        return broken
+    T, S, least = moving.query.shape[1], moving.key.shape[1], LEAST[moving.query.dtype.itemsize]
+    if T < FEW or least > T * S:
+        return f"T = {T} < {FEW} queries or T S = {T * S} < {least} scores in a head"
+    return None
+
+
+def tiles(query: Any) -> str:
+    """What the programs take at once."""
+    queries, keys = (_sizes(query, of_keys=of_keys) for of_keys in (False, True))
+    return f"{queries.own} queries and {queries.run} keys at once, or {keys.own} and {keys.run}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The kernels, on CUDA or, very slowly, interpreted."""
+    """The kernels, on CUDA or, very slowly, interpreted.
 
-    folds: ClassVar[bool] = False
+    As one batch under `vmap` they have no gradient of a scale.
+    """
+
     is_causal: bool
     window: Window
-    interpret: bool
+    interpret: bool = False
+    folds: bool = False
 
     def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
         layout, more = self._layout(moving), _more(moving, fixed)
@@ -42,14 +74,14 @@ class Kernel:
         if moving.bias is None:
             return gradient
         B, N, T, S = moving.bias.shape
+        sizes = _sizes(moving.query, of_keys=True)
         (dbias,) = kernels.call(
-            functools.partial(_of_bias, layout),
+            functools.partial(_of_bias, layout, sizes),
             (given, more),
             [moving.bias],
-            (B, N, pl.cdiv(T, kernels.ROWS) * pl.cdiv(S, run_of(moving.query))),
+            (B, N, pl.cdiv(T, sizes.own) * pl.cdiv(S, sizes.run)),
+            sizes,
             interpret=self.interpret,
-            pipelined=layout.pipelined,
-            num_warps=kernels.warps_of(moving.query),
         )
         return gradient._replace(bias=dbias)
 
@@ -67,14 +99,15 @@ class _Sequence:
     is_causal: bool
     window: Window
 
-    pipelined = True
+    def sizes(self, query: Any, *, of_keys: bool) -> Sizes:
+        return _sizes(query, of_keys=of_keys)
 
-    def tiles(self, *, of_keys: bool) -> int:
-        return pl.cdiv(self.S if of_keys else self.T, kernels.ROWS)
+    def tiles(self, sizes: Sizes, *, of_keys: bool) -> int:
+        return pl.cdiv(self.S if of_keys else self.T, sizes.own)
 
-    def tile(self, number: Array, b: Array, more: Any, length: int, *, of_keys: bool) -> Tile:
-        start = number * kernels.ROWS
-        low, end = self._run(start, b, more[1], of_keys=of_keys)
+    def tile(self, number: Array, b: Array, more: Any, sizes: Sizes, *, of_keys: bool) -> Tile:
+        start, length = number * sizes.own, sizes.run
+        low, end = self._run(start, sizes.own, b, more[1], of_keys=of_keys)
         low = low // length * length
 
         def part(i: Array) -> Places:
@@ -83,14 +116,16 @@ class _Sequence:
         def seen(scores: Array, queries: Places, keys: Places, n: Array) -> Array:
             return self.seen(scores, queries, keys, b, n, more, of_keys=of_keys)
 
-        own = self.places(start, kernels.ROWS, of_keys=of_keys)
+        own = self.places(start, sizes.own, of_keys=of_keys)
         return Tile(own, jnp.maximum(end - low + length - 1, 0) // length, part, seen)
 
     def places(self, start: Array, length: int, *, of_keys: bool) -> Places:
         at = start + iota(length)
         return Places(at, at < (self.S if of_keys else self.T))
 
-    def _run(self, start: Array, b: Array, fixed: Any, *, of_keys: bool) -> tuple[Array, Array]:
+    def _run(
+        self, start: Array, count: int, b: Array, fixed: Any, *, of_keys: bool
+    ) -> tuple[Array, Array]:
         """Between which positions all lie that the tile sees, or that see it."""
         _, query_lengths, key_lengths = fixed
         lengths, own = (query_lengths, key_lengths)[:: 1 if of_keys else -1]
@@ -104,7 +139,7 @@ class _Sequence:
         if before is not None:
             low = jnp.maximum(start - before, 0)
         if after is not None:
-            end = jnp.minimum(end, start + kernels.ROWS + after)
+            end = jnp.minimum(end, start + count + after)
         return low, end if own is None else jnp.where(start < own[b], end, low)
 
     def seen(
@@ -149,6 +184,14 @@ class _Sequence:
         return jnp.where(functools.reduce(operator.and_, seen), scores, -jnp.inf)
 
 
+def _sizes(query: Any, *, of_keys: bool) -> Sizes:
+    if kernels.size_of(query) > LONG:
+        return OF_LONG
+    sizes = OF_KEYS if of_keys else OF_QUERIES
+    # A product of float32 is one of three numbers, which take registers.
+    return sizes if query.dtype.itemsize == 2 else sizes._replace(run=sizes.run // 2)
+
+
 def _more(moving: Moving, fixed: Fixed) -> tuple[Array | None, Fixed]:
     """What the layout reads: no booleans, of which a kernel has no references; lengths that fit."""
     mask, *lengths = fixed
@@ -164,11 +207,18 @@ def _more(moving: Moving, fixed: Fixed) -> tuple[Array | None, Fixed]:
 
 
 def _of_bias(
-    layout: _Sequence, b: Array, n: Array, number: Array, given: Backward, more: Any, dbias: Any
+    layout: _Sequence,
+    sizes: Sizes,
+    b: Array,
+    n: Array,
+    number: Array,
+    given: Backward,
+    more: Any,
+    dbias: Any,
 ) -> None:
     """`db_ij = ds_ij` of a tile of the bias, summed over what it is one for."""
     query, key = given.query, given.key
-    (B, T, N, _), (S, G), R, C = query.shape, key.shape[1:3], kernels.ROWS, run_of(query)
+    (B, T, N, _), (S, G), R, C = query.shape, key.shape[1:3], sizes.own, sizes.run
     scale, wide = given.scale[0], given.scale.dtype
     parts = B, N, pl.cdiv(T, R), pl.cdiv(S, C)
     own = *dbias.shape[:2], pl.cdiv(dbias.shape[2], R), pl.cdiv(dbias.shape[3], C)

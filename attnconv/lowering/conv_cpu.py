@@ -19,11 +19,10 @@ from attnconv.lowering.conv_dense import (
     dense,
     dense_kernel_gradient,
     image_parts,
-    placed,
     sum_over_parts,
 )
 from attnconv.lowering.linear import alike
-from attnconv.lowering.views import Problem, offsets, padded, view
+from attnconv.lowering.views import Problem, mirrored, offsets, padded, view
 
 UNROLL = 64  # multiply-adds that are one expression; larger ones compile for minutes
 SHARED = 8  # parts of the channels that XLA can share out among cores; more are a loop
@@ -74,35 +73,9 @@ def convolve(
 def input_gradient(
     problem: Problem, kernel: Float[Array, "*window I O"], y: Float[Array, "B *out O"]
 ) -> Float[Array, "B *spatial C"]:
-    """The x that `<convolve(x, kernel), y>` is the product with: a convolution of y.
-
-    The kernel is mirrored, stride and gaps change places, and zeros fill what the windows missed.
-    """
-    geometry = problem.geometry
-    rank, groups = len(problem.window), problem.groups
-    *_, inputs, features = kernel.shape
-    low = [
-        (k - 1) * step - before
-        for k, step, (before, _) in zip(
-            problem.window, geometry.dilation, geometry.padding, strict=True
-        )
-    ]
-    back = placed(
-        stride=geometry.input_dilation,
-        low=low,
-        dilation=geometry.dilation,
-        input_dilation=geometry.stride,
-        spatial=problem.size,
-        window=problem.window,
-        size=problem.spatial,
-    )
-    mirrored = jnp.flip(kernel, range(rank))
-    mirrored = mirrored.reshape(*problem.window, inputs, groups, features // groups)
-    mirrored = jnp.moveaxis(mirrored, -1, rank)  # [*window, O / groups, I, groups]
-    mirrored = jnp.swapaxes(mirrored, -1, -2).reshape(
-        *problem.window, features // groups, groups * inputs
-    )
-    return convolve(Problem(back, groups, problem.size, problem.window), y, mirrored)
+    """The x that `<convolve(x, kernel), y>` is the product with: a convolution of y."""
+    back, kernel = mirrored(problem, kernel)
+    return convolve(back, y, kernel)
 
 
 @wide

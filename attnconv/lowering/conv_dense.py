@@ -7,7 +7,7 @@ terms of that, with the images side by side where XLA's convolution would use on
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,16 @@ from jax import lax
 from jaxtyping import Array
 
 from attnconv.lowering.linear import alike
-from attnconv.lowering.views import Geometry, Problem, offsets, padded, patches, stock, view
+from attnconv.lowering.views import (
+    Geometry,
+    Problem,
+    offsets,
+    padded,
+    patches,
+    placed,
+    stock,
+    view,
+)
 
 # Before JAX 0.12, XLA's convolution shares its work out in blocks of a row's positions and of
 # features: narrow images with few features have a single block, and one core.
@@ -271,22 +280,3 @@ def _flat(problem: Problem, x: Array) -> tuple[Problem, list[Array]]:
     seen = [view(image, {0: k}, problem.size, geometry) for k in range(problem.window[0])]
     planes = [plane.reshape(-1, *plane.shape[2:]) for plane in seen]
     return Problem(across, 1, problem.spatial[1:], problem.window[1:]), planes
-
-
-def placed(
-    *,
-    stride: Sequence[int],
-    low: Sequence[int],
-    dilation: Sequence[int],
-    input_dilation: Sequence[int],
-    spatial: Sequence[int],
-    window: Sequence[int],
-    size: Sequence[int],
-) -> Geometry:
-    """The geometry that starts at `low` and has as much padding after the image as `size` takes."""
-    axes = zip(spatial, window, size, stride, low, dilation, input_dilation, strict=True)
-    padding = tuple(
-        (before, (m - 1) * s + (k - 1) * step + 1 - ((n - 1) * gap + 1) - before)
-        for n, k, m, s, before, step, gap in axes
-    )
-    return Geometry(tuple(stride), padding, tuple(dilation), tuple(input_dilation))

@@ -3,8 +3,7 @@
 A program has a tile of one head: `R` queries, for which it goes over the run of keys that they see,
 or in the gradient of keys and values `R` keys and the run of queries that see them; `C` of a run at
 a time, read where they lie. A layout says where tiles and runs are, and which query sees which key.
-Sizes are those with which ptxas for Hopper keeps all in registers, or nearly; the longest vectors
-need the shared memory of compute capabilities 8.0 and 9.0.
+Their sizes are the fastest of those measured on an H200 that keep all in registers, or nearly.
 """
 
 import functools
@@ -20,12 +19,29 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int
 
+from attnconv.lowering.linear import varying
 from attnconv.lowering.rules import Moving, Residual, residual_of
 
-ROWS = 64  # positions of a tile
-RUN = 64  # positions of a run that are taken at once, with vectors of up to SHORT bytes; else fewer
-SHORT, LONG = 128, 512  # bytes of a vector: those of most programs, and the most there may be
+FLOATS = ("bfloat16", "float16", "float32")
+LONG = 512  # bytes that a vector may have
+HOPPER = 9  # the major compute capability
 LEAST = 16  # features, which Triton's products need; their number is a power of two
+
+
+class Sizes(NamedTuple):
+    """What a program takes at once.
+
+    Attributes:
+      own: positions of a tile.
+      run: positions of a part of a run.
+      warps: how many share the program.
+      stages: how many parts are there at once, as the next ones are read ahead.
+    """
+
+    own: int
+    run: int
+    warps: int
+    stages: int
 
 
 class Places(NamedTuple):
@@ -81,20 +97,16 @@ class Tile(NamedTuple):
 
 @runtime_checkable
 class Layout(Protocol):
-    """Hashable: all of a call but its arrays.
+    """Hashable: all of a call but its arrays."""
 
-    Attributes:
-      pipelined: whether what a part needs is read while the part before it is computed.
-    """
+    def sizes(self, query: Any, *, of_keys: bool) -> Sizes:
+        """Those of programs with a tile of queries like this one, or of its keys."""
 
-    @property
-    def pipelined(self) -> bool: ...
-
-    def tiles(self, *, of_keys: bool) -> int:
+    def tiles(self, sizes: Sizes, *, of_keys: bool) -> int:
         """How many tiles a head has."""
 
-    def tile(self, number: Array, b: Array, more: Any, length: int, *, of_keys: bool) -> Tile:
-        """A tile of queries, or of keys, of example b; parts of its run have this length.
+    def tile(self, number: Array, b: Array, more: Any, sizes: Sizes, *, of_keys: bool) -> Tile:
+        """A tile of queries, or of keys, of example b.
 
         `more` is what the layout has read, such as a bias.
         """
@@ -106,14 +118,14 @@ def forward(
     """`y` and the residual, in the dtype of sums; all arrays have one axis of positions."""
     query, key, value, _, scale = moving
     rows = jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)
+    sizes = layout.sizes(query, of_keys=False)
     y, *residual = call(
-        functools.partial(_attend, layout),
+        functools.partial(_attend, layout, sizes),
         (query, key, value, more, scale.reshape(1)),
         [query, rows, rows],
-        (len(query), query.shape[2], layout.tiles(of_keys=False)),
+        (len(query), query.shape[2], layout.tiles(sizes, of_keys=False)),
+        sizes,
         interpret=interpret,
-        pipelined=layout.pipelined,
-        num_warps=warps_of(query),
     )
     # y is written in the dtype of the query: to move it takes about as long as to compute it.
     return y.astype(scale.dtype), Residual(*residual)
@@ -155,23 +167,23 @@ def backward(
         (ct * y).sum(axis=-1),
         scale.reshape(1),
     )
+    sizes = layout.sizes(query, of_keys=False)
     dquery, along = call(
-        functools.partial(_of_queries, layout),
+        functools.partial(_of_queries, layout, sizes),
         (given, more),
         [query, jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)],
-        (len(query), query.shape[2], layout.tiles(of_keys=False)),
+        (len(query), query.shape[2], layout.tiles(sizes, of_keys=False)),
+        sizes,
         interpret=interpret,
-        pipelined=layout.pipelined,
-        num_warps=warps_of(query),
     )
+    sizes = layout.sizes(query, of_keys=True)
     dkey, dvalue = call(
-        functools.partial(_of_keys, layout),
+        functools.partial(_of_keys, layout, sizes),
         (given, more),
         [key, value],
-        (len(key), key.shape[2], layout.tiles(of_keys=True)),
+        (len(key), key.shape[2], layout.tiles(sizes, of_keys=True)),
+        sizes,
         interpret=interpret,
-        pipelined=layout.pipelined,
-        num_warps=warps_of(query),
     )
     return Moving(dquery, dkey, dvalue, None, along.sum()), given
 
@@ -181,10 +193,9 @@ def call(
     arrays: Any,
     out: list[Any],
     programs: tuple[int, int, int],
+    sizes: Sizes,
     *,
     interpret: bool,
-    pipelined: bool,
-    num_warps: int,
 ) -> Any:
     """The results of a kernel, shaped as `out`, with a program for each example, head and tile.
 
@@ -202,9 +213,7 @@ def call(
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varying) for x in out],
         grid=(math.prod(programs),),  # along the only axis that is not short on CUDA
         interpret=interpret,
-        compiler_params=triton.CompilerParams(
-            num_warps=num_warps, num_stages=2 if pipelined else 1
-        ),
+        compiler_params=triton.CompilerParams(num_warps=sizes.warps, num_stages=sizes.stages),
     )(*leaves)
 
 
@@ -213,13 +222,27 @@ def size_of(query: Any) -> int:
     return max(LEAST, pl.next_power_of_2(query.shape[-1])) * query.dtype.itemsize
 
 
-def run_of(query: Any) -> int:
-    """Positions of a run that are taken at once."""
-    return min(RUN, RUN * SHORT // size_of(query))
+def refusal(moving: Moving) -> str | None:
+    """Why another form than kernels is taken where nobody asks for them; None if they are."""
+    query, key, value, *_ = moving
+    rules = (
+        (query.dtype in FLOATS, f"dtype {query.dtype}"),
+        (query.dtype == key.dtype == value.dtype, "arrays of several dtypes"),
+        (size_of(query) <= LONG, f"K = {query.shape[-1]} in {query.dtype}"),
+    )
+    broken = next((reason for holds, reason in rules if not holds), None)
+    return missing(query) if broken is None else broken
 
 
-def warps_of(query: Any) -> int:
-    return 4 if size_of(query) < LONG else 8
+def missing(x: Array) -> str | None:
+    """What the machine lacks for kernels to be taken where nobody asks for them."""
+    if jax.default_backend() != "gpu":
+        return "a call without a CUDA device"
+    if not getattr(jax.devices()[0], "compute_capability", "").startswith(f"{HOPPER}."):
+        return "a GPU that is no Hopper, on which they were measured"
+    if jax.device_count() > 1 and not varying(x):
+        return "several devices outside of shard_map, among which XLA shares out only its own"
+    return None
 
 
 def promoted(moving: Moving) -> Moving:
@@ -263,10 +286,10 @@ def unravel(number: Int[Array, "..."], sizes: Sequence[Any]) -> list[Array]:
     return [number, *reversed(at)]
 
 
-def _attend(layout, b, n, number, query, key, value, more, scale, y, log, factor):
+def _attend(layout, sizes, b, n, number, query, key, value, more, scale, y, log, factor):
     scale = scale[0]
     wide, g = scale.dtype, n // (query.shape[2] // key.shape[2])
-    tile = layout.tile(number, b, more, run_of(query), of_keys=False)
+    tile = layout.tile(number, b, more, sizes, of_keys=False)
     q = tile.own.read(query, b, n)
     least = float(jnp.finfo(wide).min)  # finite, so that a row without any key gives exp(-inf)
 
@@ -290,14 +313,14 @@ def _attend(layout, b, n, number, query, key, value, more, scale, y, log, factor
     tile.own.write_one(factor, b, n, found.factor)
 
 
-def _of_queries(layout, b, n, number, given, more, dquery, along):
+def _of_queries(layout, sizes, b, n, number, given, more, dquery, along):
     """`dq_i = scale sum_j ds_ij k_j` with `ds_ij = p_ij (ct_i . v_j - ct_i . y_i)`.
 
     `along` is `dq_i . q_i / scale`, which the scale has its gradient from.
     """
     scale = given.scale[0]
     wide, g = scale.dtype, n // (given.query.shape[2] // given.key.shape[2])
-    tile = layout.tile(number, b, more, run_of(given.query), of_keys=False)
+    tile = layout.tile(number, b, more, sizes, of_keys=False)
     q, c, log, offset = of_run(given, tile.own, b, n)
 
     def step(i: Array, total: Array) -> Array:
@@ -312,11 +335,11 @@ def _of_queries(layout, b, n, number, given, more, dquery, along):
     tile.own.write_one(along, b, n, (total * q.astype(wide)).sum(axis=1))
 
 
-def _of_keys(layout, b, g, number, given, more, dkey, dvalue):
+def _of_keys(layout, sizes, b, g, number, given, more, dkey, dvalue):
     """`dk_j = scale sum_i ds_ij q_i` and `dv_j = sum_i p_ij ct_i`, over the heads that share j."""
     scale = given.scale[0]
     wide, share = scale.dtype, given.query.shape[2] // given.key.shape[2]
-    tile = layout.tile(number, b, more, run_of(given.query), of_keys=True)
+    tile = layout.tile(number, b, more, sizes, of_keys=True)
     k, v = tile.own.read(given.key, b, g), tile.own.read(given.value, b, g)
 
     def step(i: Array, total: tuple[Array, Array]) -> tuple[Array, Array]:

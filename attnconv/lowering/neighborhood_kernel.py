@@ -7,49 +7,42 @@ import dataclasses
 import functools
 import math
 import operator
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from attnconv.lowering import kernels, rules
-from attnconv.lowering.choice import note
-from attnconv.lowering.kernels import Places, Tile, iota, unravel
-from attnconv.lowering.neighborhood import Tiles
+from attnconv.lowering import kernels
+from attnconv.lowering.kernels import Places, Sizes, Tile, iota, unravel
+from attnconv.lowering.neighborhood_tiles import Tiles
 from attnconv.lowering.rules import Moving, Residual, plain_gradient
 from attnconv.lowering.tiles import Axis, Tiling
 
 BOX = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}  # positions of a tile along each axis
+# H200, B 64, 56 x 56, N 8, K 64, bfloat16, window 7, ms: y 0.65, dq 0.94, dk and dv 1.12; with 64
+# of a run and two stages 0.77, 1.03, 1.42; with tiles of 16 x 8 0.94 to 1.45, 1.35, 1.55.
+SIZES = Sizes(64, 32, 4, 1)
+LONG, OF_LONG = 256, Sizes(64, 16, 8, 1)  # bytes of a vector, and what longer ones leave room for
 AFAR = 1 << 30  # before the first position, where no window reaches
 
 
-def attention(
-    moving: Moving, tiling: tuple[Tiling, ...]
-) -> tuple[Float[Array, "B *grid N K"], Float[Array, "B *grid N"]]:
-    """As `neighborhood.attention`, of whose tiling it takes the axes."""
-    dtype, moving = moving.query.dtype, kernels.promoted(moving)
-    box = "x".join(map(str, BOX[len(tiling)]))
-    keys = kernels.run_of(moving.query)
-    reason = f"implementation is 'pallas'; tiles of {box}, {keys} keys at once"
-    if moving.bias is not None:
-        reason += "; the gradient of the bias is that of all tiles"
-    note("neighborhood_attention", "cuda", "kernel", reason)
-    note("neighborhood_attention", "cpu", "interpreted kernel", reason)
-    note("neighborhood_attention", "other", "all tiles", "kernels are for CUDA")
-    own = (("cuda", Kernel(tiling, False)), ("cpu", Kernel(tiling, True)))
-    y, residual = rules.attend(rules.Form(Tiles(tiling), own), moving, ())
-    return y.astype(dtype), residual
+def tiles(query: Any, rank: int) -> str:
+    """What the programs take at once."""
+    return f"tiles of {'x'.join(map(str, BOX[rank]))}, {_sizes(query).run} keys at once"
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The kernels, on CUDA or, very slowly, interpreted."""
+    """The kernels, on CUDA or, very slowly, interpreted.
 
-    folds: ClassVar[bool] = False
+    As one batch under `vmap` they have no gradient of a scale.
+    """
+
     tiling: tuple[Tiling, ...]
-    interpret: bool
+    interpret: bool = False
+    folds: bool = False
 
     def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Residual]:
         del fixed
@@ -100,29 +93,28 @@ class _Grid:
     axes: tuple[Axis, ...]
     by_place: bool | None
 
-    @property
-    def pipelined(self) -> bool:
-        """Not the gathers of a bias, which would fill the registers."""
-        return self.by_place is None
-
-    def tiles(self, *, of_keys: bool) -> int:
+    def sizes(self, query: Any, *, of_keys: bool) -> Sizes:
         del of_keys
+        return _sizes(query)
+
+    def tiles(self, sizes: Sizes, *, of_keys: bool) -> int:
+        del sizes, of_keys
         return math.prod(self._counts())
 
-    def tile(self, number: Array, b: Array, more: Any, length: int, *, of_keys: bool) -> Tile:
+    def tile(self, number: Array, b: Array, more: Any, sizes: Sizes, *, of_keys: bool) -> Tile:
         del b
         at = unravel(number, self._counts())
         residues, numbers = at[: len(self.axes)], at[len(self.axes) :]
         rows = BOX[len(self.axes)]
         starts = [i * r for i, r in zip(numbers, rows, strict=True)]
-        sizes = [
+        lengths = [
             (axis.size - r + axis.dilation - 1) // axis.dilation
             for axis, r in zip(self.axes, residues, strict=True)
         ]
 
         def places(at: list[Array], there: Array) -> Places:
             flat = jnp.zeros_like(at[0])
-            for axis, residue, size, i in zip(self.axes, residues, sizes, at, strict=True):
+            for axis, residue, size, i in zip(self.axes, residues, lengths, at, strict=True):
                 there &= i < size
                 flat = flat * axis.size + i * axis.dilation + residue
             return Places(flat, there, tuple(at))
@@ -130,18 +122,18 @@ class _Grid:
         count = math.prod(rows)
         local = unravel(iota(count), rows)
         own = places([s + i for s, i in zip(starts, local, strict=True)], jnp.full(count, True))
-        low, extents = self._run(starts, sizes, of_keys=of_keys)
+        low, extents = self._run(starts, lengths, of_keys=of_keys)
         total = functools.reduce(operator.mul, extents)
 
         def part(i: Array) -> Places:
-            number = i * length + iota(length)
+            number = i * sizes.run + iota(sizes.run)
             local = unravel(number, [jnp.maximum(n, 1) for n in extents])
             return places([first + i for first, i in zip(low, local, strict=True)], number < total)
 
         def seen(scores: Array, queries: Places, keys: Places, n: Array) -> Array:
-            return self._seen(scores, queries, keys, sizes, more, n, of_keys=of_keys)
+            return self._seen(scores, queries, keys, lengths, more, n, of_keys=of_keys)
 
-        return Tile(own, (total + length - 1) // length, part, seen)
+        return Tile(own, (total + sizes.run - 1) // sizes.run, part, seen)
 
     def _counts(self) -> list[int]:
         """Groups, then tiles of a group, along each axis."""
@@ -149,12 +141,12 @@ class _Grid:
         return [*(axis.dilation for axis in self.axes), *(-(-a.length // r) for a, r in pairs)]
 
     def _run(
-        self, starts: list[Array], sizes: list[Array], *, of_keys: bool
+        self, starts: list[Array], lengths: list[Array], *, of_keys: bool
     ) -> tuple[list[Array], list[Array]]:
         """The first position of the run along each axis, and how many it has."""
         low, extents = [], []
         for axis, start, rows, size in zip(
-            self.axes, starts, BOX[len(self.axes)], sizes, strict=True
+            self.axes, starts, BOX[len(self.axes)], lengths, strict=True
         ):
             last = jnp.minimum(start + rows, size) - 1
             if of_keys:
@@ -176,7 +168,7 @@ class _Grid:
         scores: Array,
         queries: Places,
         keys: Places,
-        sizes: list[Array],
+        lengths: list[Array],
         table: Any,
         n: Array,
         *,
@@ -185,7 +177,7 @@ class _Grid:
         per_query, per_key = (0, 1) if of_keys else (1, 0)  # the axis that is broadcast
         seen = []
         entry = jnp.zeros((), jnp.int32)  # of the bias
-        for axis, size, i, j in zip(self.axes, sizes, queries.at, keys.at, strict=True):
+        for axis, size, i, j in zip(self.axes, lengths, queries.at, keys.at, strict=True):
             # What is not there is taken care of here: there are far fewer of these than scores.
             i, j = jnp.minimum(i, size - 1), jnp.where(keys.there, j, -AFAR)
             first = lax.expand_dims(_first(axis, i, size), (per_query,))
@@ -200,6 +192,10 @@ class _Grid:
         if table is not None:
             scores += triton.load(table.at[n, jnp.where(both, entry, 0)], mask=both, other=0)
         return jnp.where(both, scores, -jnp.inf)
+
+
+def _sizes(query: Any) -> Sizes:
+    return OF_LONG if kernels.size_of(query) > LONG else SIZES
 
 
 def _first(axis: Axis, query: Array, size: Array) -> Array:

@@ -6,7 +6,7 @@ Forward mode, and what is differentiated twice, goes through the plain form.
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -54,14 +54,14 @@ class Plain(Protocol):
 
 @runtime_checkable
 class Own(Protocol):
-    """The same by loops or kernels for one platform.
+    """The same by loops or kernels for one platform."""
 
-    Attributes:
-      folds: whether a mapped axis becomes one with that of the examples; else `vmap` takes one
-        after the other.
-    """
+    @property
+    def folds(self) -> bool:
+        """Whether a mapped axis becomes one with that of the examples, which all arrays have.
 
-    folds: ClassVar[bool]
+        Else `vmap` takes one after the other.
+        """
 
     def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Residual]:
         """As `plain`."""

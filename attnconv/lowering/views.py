@@ -127,3 +127,50 @@ def view(
         limit[at] = start[at] + (size[axis] - 1) * stride + 1
         step[at] = stride
     return lax.slice(x, start, limit, step)
+
+
+def placed(
+    *,
+    stride: Sequence[int],
+    low: Sequence[int],
+    dilation: Sequence[int],
+    input_dilation: Sequence[int],
+    spatial: Sequence[int],
+    window: Sequence[int],
+    size: Sequence[int],
+) -> Geometry:
+    """The geometry that starts at `low` and has as much padding after the image as `size` takes."""
+    axes = zip(spatial, window, size, stride, low, dilation, input_dilation, strict=True)
+    padding = tuple(
+        (before, (m - 1) * s + (k - 1) * step + 1 - ((n - 1) * gap + 1) - before)
+        for n, k, m, s, before, step, gap in axes
+    )
+    return Geometry(tuple(stride), padding, tuple(dilation), tuple(input_dilation))
+
+
+def mirrored(problem: Problem, kernel: Float[Array, "*window I O"]) -> tuple[Problem, Array]:
+    """The convolution of y that is the gradient of x.
+
+    The kernel is mirrored, stride and gaps change places, and zeros fill what the windows missed.
+    """
+    geometry, window = problem.geometry, problem.window
+    rank, groups = len(window), problem.groups
+    *_, inputs, features = kernel.shape
+    low = [
+        (k - 1) * step - before
+        for k, step, (before, _) in zip(window, geometry.dilation, geometry.padding, strict=True)
+    ]
+    back = placed(
+        stride=geometry.input_dilation,
+        low=low,
+        dilation=geometry.dilation,
+        input_dilation=geometry.stride,
+        spatial=problem.size,
+        window=window,
+        size=problem.spatial,
+    )
+    kernel = jnp.flip(kernel, range(rank))
+    kernel = kernel.reshape(*window, inputs, groups, features // groups)
+    kernel = jnp.moveaxis(kernel, -1, rank)  # [*window, O / groups, I, groups]
+    kernel = jnp.swapaxes(kernel, -1, -2).reshape(*window, features // groups, groups * inputs)
+    return Problem(back, groups, problem.size, window), kernel

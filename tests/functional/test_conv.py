@@ -293,9 +293,12 @@ def test_each_platform_is_given_its_form_only(groups):
     on_cpu = traced.lower(lowering_platforms=("cpu",))
     assert_canonical(on_cpu.as_text())
     assert "conditional(" not in on_cpu.compile().as_text()
-    other = traced.lower(lowering_platforms=("cuda",)).as_text()
+    cuda, other = (traced.lower(lowering_platforms=(name,)).as_text() for name in ("cuda", "tpu"))
     assert other.count("stablehlo.convolution") >= 3
     assert "stablehlo.dot_general" not in other and "stablehlo.while" in other
+    # Small ones, of one kernel for each mapped example.
+    assert ("stablehlo.dot_general" in cuda) == (groups == 1)
+    assert ("stablehlo.convolution" in cuda) == (groups > 1)
 
 
 def assert_canonical(lowered):

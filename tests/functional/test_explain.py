@@ -28,9 +28,11 @@ def shape(*sizes, dtype=jnp.float32):
 )
 def test_convolution(monkeypatch, x, kernel, groups, form, reason):
     monkeypatch.setattr(conv_dense, "ONE_CORE", True)
-    cpu, other = F.explain(F.conv, shape(*x), shape(*kernel), groups=groups)
+    cpu, cuda, other = F.explain(F.conv, shape(*x), shape(*kernel), groups=groups)
     assert (cpu.operator, cpu.platform, cpu.form) == ("conv", "cpu", form)
     assert reason in cpu.reason
+    assert (cuda.platform, cuda.form) == ("cuda", "xla")
+    assert cuda.reason.startswith("there is no kernel for ")
     assert (other.platform, other.form) == ("other", "xla")
 
 
@@ -53,7 +55,8 @@ def test_attention():
     x = shape(1, 4096, 8, 64)
     cpu, cuda, other = F.explain(F.dot_product_attention, x, x, x, is_causal=True)
     assert (cpu.form, cuda.form, other.form) == ("blocks", "rows", "rows")
-    assert cuda.reason.startswith("cudnn cannot take dtype float32, not bfloat16 or float16; B N")
+    assert cuda.reason.startswith("cudnn cannot take dtype float32, not bfloat16 or float16, and ")
+    assert "there is no kernel for a call without a CUDA device; B N T S" in cuda.reason
     assert cpu.reason == "T S = 16777216 >= 147456 scores in a head"
     few, *_ = F.explain(F.dot_product_attention, shape(8, 1, 8, 64), *[shape(8, 4096, 8, 64)] * 2)
     assert (few.form, few.reason) == (

@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 from attnconv import functional as F
-from attnconv.lowering import neighborhood as lowering
+from attnconv.lowering import neighborhood_tiles as lowering
 from attnconv.lowering import tiles
 
 
@@ -339,7 +339,7 @@ def test_kernel_says_so_and_refuses():
         ("cpu", "interpreted kernel"),
         ("other", "all tiles"),
     ]
-    assert choices[0].reason == "implementation is 'pallas'; tiles of 8x8, 64 keys at once"
+    assert choices[0].reason == "implementation is 'pallas'; tiles of 8x8, 32 keys at once"
     with pytest.raises(ValueError, match="features of at most 512 bytes"):
         kernel(*[jnp.zeros((1, 3, 1, 129))] * 3, window=1)
     with pytest.raises(ValueError, match=r"implementation 'palas'.*pallas"):

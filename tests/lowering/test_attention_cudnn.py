@@ -42,6 +42,9 @@ def choice(T=128, S=None, K=64, dtype=jnp.bfloat16, **options):
         {"local_window_size": (9, 0), "scale": 0.3},
         {"local_window_size": (9, 5), "is_causal": True},
         {"local_window_size": 127, "scale": np.float64(0.3)},  # all keys
+        {"mask": jnp.ones((2, 1, 1, 128), bool)},
+        {"mask": jnp.ones(128, bool), "key_value_seq_lengths": jnp.array([3, 4])},
+        {"query_seq_lengths": jnp.array([3, 4]), "is_causal": True},
     ],
 )
 @pytest.mark.usefixtures("present")
@@ -56,8 +59,12 @@ def test_takes(options):
         ({"K": 20}, "K = 20 is no multiple of 8"),
         ({"K": 264}, "K = 264 > 256"),
         ({"bias": jnp.zeros((128, 128))}, "a bias"),
-        ({"mask": jnp.ones((2, 1, 1, 128), bool)}, "a mask"),
-        ({"key_value_seq_lengths": jnp.array([3, 4])}, "lengths"),
+        ({"mask": jnp.ones((2, 1, 128, 128), bool)}, "a mask of more than keys"),
+        ({"mask": jnp.ones(128, bool), "is_causal": True}, "a mask of keys in their order"),
+        (
+            {"key_value_seq_lengths": jnp.array([3, 4]), "local_window_size": (9, 0)},
+            "lengths and a window",
+        ),
         ({"local_window_size": 3}, "a window of 3 keys ahead"),
         ({"S": 64, "is_causal": True}, "T = 128, S = 64, which are not aligned"),
         ({"scale": jnp.float32(0.1)}, "a scale that is an array"),
@@ -67,7 +74,7 @@ def test_takes(options):
 @pytest.mark.usefixtures("present")
 def test_leaves_to_others(options, reason):
     found = choice(**options)
-    assert found.form == "matrix" and found.reason.startswith(f"cudnn cannot take {reason}; ")
+    assert found.form == "matrix" and found.reason.startswith(f"cudnn cannot take {reason}, ")
 
 
 @pytest.mark.parametrize(
