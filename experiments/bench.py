@@ -23,7 +23,7 @@ from pathlib import Path
 from absl import flags
 
 from attnconv.bench import cases, gpu_page, measure, page, store, table
-from attnconv.bench.process import WORKERS, PeerError, Process, installed
+from attnconv.bench.process import REFERENCE, WORKERS, PeerError, Process, installed
 from attnconv.errors import UsageError
 from experiments import common
 
@@ -106,7 +106,7 @@ def _run(chosen: list[cases.Case], out: Path, *, accelerator: bool = False) -> b
                 name: stack.enter_context(
                     Process(name, keep_freed=suite == "train", accelerator=accelerator)
                 )
-                for name in WORKERS
+                for name in (*WORKERS, *([REFERENCE] if accelerator else []))
             }
             for case in of_suite:
                 row = measure.measure(case, processes, seconds=FLAGS.seconds, memory=FLAGS.memory)

@@ -17,7 +17,6 @@ LOOKS = {
     "equinox": ("#009e73", "s", "Equinox"),
     "torch": ("#d55e00", "D", "PyTorch"),
     "alone": ("#7a7a7a", "^", "ours, one by one"),
-    "attnconv pallas": ("#cc79a7", "P", "ours, Pallas"),
     "jax cudnn": ("#000000", "<", "JAX, cuDNN"),
     "flex": ("#e69f00", "X", "FlexAttention"),
 }

@@ -1,8 +1,8 @@
-"""How a case is measured on an accelerator: the peers in turn, since its memory is not for all.
+"""How a case is measured on an accelerator: the peers in turn, each in all its rounds.
 
-Each peer is timed in all its rounds and forgotten before the next one. Operators are checked before
-that, against a dense form in float64 at fewer examples and heads, all workers at the same time;
-training steps by their losses against those of ours.
+First all workers make their programs, at the same time, as most of it is compiling. Operators are
+checked, against a dense form in float64 at fewer examples and heads; training steps by their losses
+against those of ours.
 """
 
 import contextlib
@@ -14,12 +14,11 @@ import numpy as np
 
 from attnconv.bench.case import Case
 from attnconv.bench.forms import Arrays
-from attnconv.bench.process import PeerError, Process, ask, worker
+from attnconv.bench.process import REFERENCE, PeerError, Process, ask, worker
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # of the norm of each result
 STEPS = {"float32": 1e-4, "bfloat16": 1e-2}  # of the norm of the losses
 ROUNDS = 7
-HELD = 16e9  # bytes of the device, from which on a process that keeps them is ended
 
 
 def distance(found: Arrays, reference: Arrays) -> float:
@@ -42,21 +41,13 @@ def measure(
     Raises:
       PeerError: ours could not do it.
     """
-    steps = case.mode == "step"
-    small = {} if steps else _small(case.checked(), peers, processes)
-    losses: dict[str, Arrays] = {}
+    made, expected = _make(case, peers, processes)
     samples: dict[str, list[float]] = {}
     for peer in peers:
         found = row["peers"][peer]
         try:
-            if steps:
-                losses[peer] = ask(processes, peer, "read", case, peer)
-                found["difference"] = distance(losses[peer], losses[peers[0]])
-            else:
-                found["difference"] = distance(small[peer].result(), small["float64"].result())
+            found["difference"] = distance(made[peer].result(), expected.result())
             _check(case, peer, found["difference"])
-            if not steps:
-                ask(processes, peer, "make", case, peer)
             _, note = ask(processes, peer, "warm", peer)
             if note:
                 found["note"] = note
@@ -66,35 +57,31 @@ def measure(
             if peer == peers[0]:
                 raise
             found["error"] = str(error).partition("\n")[0]  # compilers add pages to it
-        finally:
-            _forget(processes[worker(peer)])
     return [dict(zip(samples, taken, strict=True)) for taken in zip(*samples.values(), strict=True)]
 
 
-def _small(
+def _make(
     case: Case, peers: Sequence[str], processes: Mapping[str, Process]
-) -> dict[str, Future[Arrays]]:
-    """What the peers find, and float64: leaving the threads, one for each worker, waits for all."""
-    with contextlib.ExitStack() as stack:
+) -> tuple[dict[str, Future[Arrays]], Future[Arrays]]:
+    """What the peers find, with their programs made, and what they should."""
+    steps = case.mode == "step"
+
+    def make(peer: str) -> Arrays:
+        found = ask(processes, peer, "read", case if steps else case.checked(), peer)
+        if not steps:
+            ask(processes, peer, "make", case, peer)
+        return found
+
+    with contextlib.ExitStack() as stack:  # leaving the threads waits for all
         threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in processes}
-        found = {
-            peer: threads[worker(peer)].submit(ask, processes, peer, "read", case, peer)
-            for peer in peers
-        }
-        found["float64"] = threads["ours"].submit(processes["ours"].ask, "reference", case)
-    return found
+        made = {peer: threads[worker(peer)].submit(make, peer) for peer in peers}
+        if steps:
+            return made, made[peers[0]]
+        formula = processes[REFERENCE]
+        return made, threads[REFERENCE].submit(formula.ask, "reference", case.checked())
 
 
 def _check(case: Case, peer: str, apart: float) -> None:
     limit = (STEPS if case.mode == "step" else TOLERANCE)[case.dtype]
     if not apart <= limit:
         raise PeerError(f"{peer}: {apart:.1e} of the norm from the reference, {limit:g} at most")
-
-
-def _forget(process: Process) -> None:
-    """Frees what a peer left, with its process where that keeps too much."""
-    try:
-        if process.child is not None and process.ask("forget") > HELD:
-            process.stop()
-    except PeerError:  # it died, and the next question starts another
-        process.stop()

@@ -41,9 +41,9 @@ def precise(case: Case, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def memory(function: Any, *arguments: Any) -> int:
+def memory(compiled: Any) -> int:
     """Bytes that a compiled function takes above its arguments, as the compiler planned them."""
-    plan = function.lower(*arguments).compile().memory_analysis()
+    plan = compiled.memory_analysis()
     return plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
 
@@ -250,12 +250,6 @@ def _equinox_multi_head(case: Case) -> Form:
 _FORMS: dict[tuple[str, str], Callable[[Case], Form]] = {
     ("attnconv", "attention"): _function(F.dot_product_attention),
     ("attnconv", "neighborhood"): _function(F.neighborhood_attention),
-    ("attnconv pallas", "attention"): _function(
-        functools.partial(F.dot_product_attention, implementation="pallas")
-    ),
-    ("attnconv pallas", "neighborhood"): _function(
-        functools.partial(F.neighborhood_attention, implementation="pallas")
-    ),
     ("attnconv", "multi_head"): _multi_head("attnconv.nn"),
     ("attnconv", "conv"): _function(F.conv),
     ("attnconv", "conv_transpose"): _function(F.conv_transpose),

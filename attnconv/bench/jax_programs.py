@@ -25,12 +25,14 @@ class _Jitted(NamedTuple):
 
 
 def program(case: Case, peer: str) -> Program:
-    """The peer's program, not yet compiled."""
+    """The peer's program; for an accelerator compiled, which workers do at the same time."""
     if case.mode == "step":
         from attnconv.bench import jax_steps
 
         return jax_steps.program(case, peer)
     function, arguments, read = _jitted(case, jax_peers.form(case, peer))
+    if case.platform == "gpu":
+        function = function.lower(*arguments).compile()
 
     def compiled() -> Callable[[], Any]:
         ready = function.lower(*arguments).compile()
@@ -53,15 +55,14 @@ def program(case: Case, peer: str) -> Program:
             result = function(*sets[i % count])
         jax.block_until_ready(result)
 
-    return dataclasses.replace(
-        found, queued=queued, memory=lambda: jax_peers.memory(function, *arguments)
-    )
+    return dataclasses.replace(found, queued=queued, memory=lambda: jax_peers.memory(function))
 
 
-def free() -> int:
-    """Gives back what no program needs; bytes of an accelerator that the process may keep."""
+def free() -> float:
+    """Gives back what no program needs; the part of an accelerator's memory that may be kept."""
     gc.collect()
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    stats = jax.local_devices()[0].memory_stats()
+    return stats["peak_bytes_in_use"] / stats["bytes_limit"] if stats else 0.0
 
 
 def _jitted(case: Case, form: Form) -> _Jitted:

@@ -197,7 +197,10 @@ def program(case: Case, peer: str) -> Program:
     if case.seeds > 1 and peer != "alone":
         step = jax.vmap(step, in_axes=(0, None))
         states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)]
-    jitted, data = jax.jit(jax_peers.precise(case, step), donate_argnums=0), batch(case)
+    jitted: Any = jax.jit(jax_peers.precise(case, step), donate_argnums=0)
+    data = batch(case)
+    if case.platform == "gpu":
+        jitted = jitted.lower(states[0], data).compile()
 
     def begin(states: list[Any], function: Step = jitted) -> list[Array]:
         losses = []
@@ -233,9 +236,7 @@ def program(case: Case, peer: str) -> Program:
             losses = begin(going)
         jax.block_until_ready(losses)
 
-    return dataclasses.replace(
-        found, queued=queued, memory=lambda: jax_peers.memory(jitted, states[0], data)
-    )
+    return dataclasses.replace(found, queued=queued, memory=lambda: jax_peers.memory(jitted))
 
 
 def _loss(case: Case, kit: Kit) -> Callable[[Any, train.Data], Array]:

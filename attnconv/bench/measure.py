@@ -87,8 +87,7 @@ def measure(case: Case, processes: Mapping[str, Process], *, seconds: float, mem
         return row
     finally:
         for process in processes.values():
-            if process.child is not None:
-                process.ask("forget")
+            process.forget()
     _summarise(samples, row)
     if memory and case.suite not in ("compile", "gpu") and sys.platform == "linux":
         _memory(case, peers, row)

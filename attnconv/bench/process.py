@@ -12,11 +12,13 @@ from attnconv import runs
 
 # Ours apart from the rest of JAX: what a peer leaves in the allocator and caches slows it down.
 WORKER = {
-    **dict.fromkeys(("attnconv", "attnconv pallas", "alone"), "ours"),
+    **dict.fromkeys(("attnconv", "alone"), "ours"),
     **dict.fromkeys(("jax", "jax cudnn", "flax", "equinox"), "jax"),
     "flex": "torch",
 }
 WORKERS = ("ours", "jax", "torch")
+REFERENCE = "reference"  # the worker that computes what an accelerator must give, on the CPU
+HELD = 0.2  # part of an accelerator's memory, from which on a process that keeps it is ended
 
 
 class PeerError(Exception):
@@ -57,7 +59,7 @@ class Process:
 
     def __init__(self, worker: str, *, keep_freed: bool = False, accelerator: bool = False):
         # PyTorch's worker has JAX for parameters only.
-        self.platform = None if accelerator and worker != "torch" else "cpu"
+        self.platform = None if accelerator and worker in ("ours", "jax") else "cpu"
         self.arguments = [framework(worker), *(["keep_freed"] if keep_freed else [])]
         self.child: subprocess.Popen[bytes] | None = None
 
@@ -87,6 +89,14 @@ class Process:
         if state == "failed":
             raise PeerError(answer)
         return answer
+
+    def forget(self) -> None:
+        """Drops the programs, and a process that keeps much of an accelerator all the same."""
+        try:
+            if self.child is not None and self.ask("forget") > HELD:
+                self.stop()
+        except PeerError:  # it died, and the next question starts another
+            self.stop()
 
     def stop(self) -> None:
         if self.child is not None:

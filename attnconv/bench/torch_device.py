@@ -62,11 +62,11 @@ def queued(case: Case, program: Program, start: Callable[[int], Any]) -> Program
     return dataclasses.replace(program, queued=several, memory=memory)
 
 
-def free() -> int:
-    """Gives back what no program needs; bytes of an accelerator that the process keeps then."""
+def free() -> float:
+    """Gives back what no program needs; the part of an accelerator's memory that is kept then."""
     gc.collect()
     if torch.cuda.is_available():
         torch._dynamo.reset()  # it compiles a piece of code only so often
         torch.cuda.empty_cache()
-        return torch.cuda.memory_reserved()
-    return 0
+        return torch.cuda.memory_reserved() / torch.cuda.mem_get_info()[1]
+    return 0.0

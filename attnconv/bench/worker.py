@@ -43,7 +43,7 @@ class Worker:
     def __init__(self, framework: str):
         module = importlib.import_module(f"attnconv.bench.{framework}_programs")
         self.program: Callable[[Case, str], Program] = module.program
-        self.free: Callable[[], int] = module.free
+        self.free: Callable[[], float] = module.free
         self.programs: dict[str, Program] = {}
         self.seconds: dict[str, float] = {}
         self.calls: dict[str, int] = {}
@@ -113,8 +113,8 @@ class Worker:
         program = self.programs[peer]
         return None if program.memory is None else program.memory()
 
-    def forget(self) -> int:
-        """Drops the programs; bytes of an accelerator that the process may keep."""
+    def forget(self) -> float:
+        """Drops the programs; the part of an accelerator's memory that the process may keep."""
         self.programs.clear()
         return self.free()
 

@@ -11,7 +11,15 @@ import pytest
 
 from attnconv.bench import cases, count, gpu_cases, gpu_page, in_turn, jax_peers, measure
 from attnconv.bench import reference as formulas
-from attnconv.bench.process import WORKERS, PeerError, Process, framework, installed, worker
+from attnconv.bench.process import (
+    REFERENCE,
+    WORKERS,
+    PeerError,
+    Process,
+    framework,
+    installed,
+    worker,
+)
 
 MOST = {"B": 2, "T": 40, "S": 40, "N": 2, "G": 2, "K": 16, "H": 15, "W": 14}
 MODELS = {
@@ -144,33 +152,29 @@ def test_small_forms_hold_their_windows():
 class Scripted(Process):
     """A worker whose peers have these results, and notes what it is asked."""
 
-    def __init__(self, results, held=0):
+    def __init__(self, results):
         super().__init__("scripted")
-        self.child, self.held, self.asked = True, held, []
-        self.results = results
-
-    def stop(self):
-        self.asked.append("stop")
+        self.results, self.asked = results, []
 
     def ask(self, name, *arguments):
         peer = arguments[-1] if arguments else ""
-        self.asked.append(name if name in ("forget", "reference") else f"{name} {peer}")
+        self.asked.append(name if name == "reference" else f"{name} {peer}")
         if name == "reference":
             return {"y": np.array([3.0, 4.0])}
         if name == "read":
             if isinstance(self.results[peer], str):
                 raise PeerError(self.results[peer])
             return {"y": np.array(self.results[peer])}
-        answers = {"warm": (0.1, "how"), "time": 0.5, "planned": 7, "forget": self.held}
-        return answers.get(name)
+        return {"warm": (0.1, "how"), "time": 0.5, "planned": 7}.get(name)
 
 
 def in_turn_of(case, **processes):
+    processes["reference"] = Scripted({})
     row = {"peers": {peer: {} for peer in case.peers}}
     return in_turn.measure(case, case.peers, processes, row), row["peers"]
 
 
-def test_peers_are_checked_timed_and_forgotten_one_after_the_other():
+def test_peers_are_made_and_checked_then_timed_one_after_the_other():
     case = dataclasses.replace(
         TINY["gpu-attention-t4096-forward"], peers=("attnconv", "jax", "torch", "jax cudnn")
     )
@@ -179,11 +183,10 @@ def test_peers_are_checked_timed_and_forgotten_one_after_the_other():
     torch = Scripted({"torch": [3.0, 4.2]})
     samples, found = in_turn_of(case, ours=ours, jax=jax, torch=torch)
     assert samples == [{"attnconv": 0.5, "jax": 0.5}] * in_turn.ROUNDS
-    assert ours.asked[:4] == ["read attnconv", "reference", "make attnconv", "warm attnconv"]
-    assert ours.asked[-2:] == ["planned attnconv", "forget"]
-    assert jax.asked[:3] == ["read jax", "read jax cudnn", "make jax"]
-    assert jax.asked[-3:] == ["planned jax", "forget", "forget"]
-    assert torch.asked == ["read torch", "forget"]
+    assert ours.asked[:3] == ["read attnconv", "make attnconv", "warm attnconv"]
+    assert ours.asked[-1] == "planned attnconv"
+    assert jax.asked[:4] == ["read jax", "make jax", "read jax cudnn", "warm jax"]
+    assert torch.asked == ["read torch", "make torch"]
     assert found["attnconv"] == {
         "difference": pytest.approx(0.002),
         "note": "how",
@@ -193,16 +196,35 @@ def test_peers_are_checked_timed_and_forgotten_one_after_the_other():
     assert "torch: 4.0e-02 of the norm from the reference, 0.01 at most" in found["torch"]["error"]
 
 
-def test_a_process_that_keeps_much_is_ended_and_a_wrong_result_of_ours_is_an_error():
+def test_a_wrong_result_of_ours_is_an_error():
     case = dataclasses.replace(TINY["gpu-attention-t4096-forward"], peers=("attnconv",))
-    ours = Scripted({"attnconv": [3.0, 4.2]}, held=20e9)
+    ours = Scripted({"attnconv": [3.0, 4.2]})
     with pytest.raises(PeerError, match=r"attnconv: 4\.0e-02 of the norm"):
         in_turn_of(case, ours=ours)
-    assert ours.asked == ["read attnconv", "reference", "forget", "stop"]
+    assert ours.asked == ["read attnconv", "make attnconv"]
+
+
+@pytest.mark.parametrize(("answer", "ended"), [(0.1, False), (0.3, True), (None, True)])
+def test_a_process_that_keeps_much_or_died_is_ended(monkeypatch, answer, ended):
+    asked = []
+
+    def ask(self, name):
+        if answer is None:
+            raise PeerError("the process ended")
+        return answer
+
+    process = Process("ours")
+    monkeypatch.setattr(Process, "ask", ask)
+    monkeypatch.setattr(Process, "stop", lambda self: asked.append("stop"))
+    process.forget()
+    assert not asked  # nothing was started
+    process.child = True
+    process.forget()
+    assert bool(asked) == ended
 
 
 def test_training_steps_are_compared_with_ours():
-    case = TINY["gpu-cnn-step-32-seeds"]
+    case = TINY["gpu-cnn-step-32-seeds-float32"]
     ours = Scripted({"attnconv": [3.0, 4.0], "alone": [3.0, 4.01]})
     samples, found = in_turn_of(case, ours=ours)
     assert found["attnconv"]["difference"] == 0
@@ -212,9 +234,12 @@ def test_training_steps_are_compared_with_ours():
 
 
 def test_workers_measure_a_case():
-    case = TINY["gpu-attention-bias-t4096-forward"]
+    case = TINY["gpu-attention-bias-t4096-gradient"]
     with contextlib.ExitStack() as stack:
-        processes = {name: stack.enter_context(Process(name, accelerator=True)) for name in WORKERS}
+        processes = {
+            name: stack.enter_context(Process(name, accelerator=True))
+            for name in (*WORKERS, REFERENCE)
+        }
         row = measure.measure(case, processes, seconds=0.0, memory=True)
     assert "cuDNN is not detected" in row["error"]
     assert row["dtype"] == "bfloat16"
@@ -227,7 +252,7 @@ def test_workers_measure_a_case():
 
 def test_float32_products_are_not_tf32_on_an_accelerator():
     x = np.ones((2, 2), np.float32)
-    case = TINY["gpu-attention-float32-t2048-forward"]
+    case = TINY["gpu-attention-float32-t2048-gradient"]
     for platform in ("gpu", "cpu"):
         function = jax_peers.precise(dataclasses.replace(case, platform=platform), jax.numpy.matmul)
         (equation,) = jax.make_jaxpr(function)(x, x).eqns
