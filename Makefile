@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: compare bench test proofs floors check format env clean
+.PHONY: compare bench test proofs accelerated floors check format env clean
 
 compare: env  ## seven model families on real scans of digits: a table, a report, figures
 	$(BIN)/python -m experiments.compare --task=digits --train_sizes=100,400,all --out=runs/digits
@@ -15,6 +15,9 @@ test: env  ## values, gradients, doctests, command lines
 
 proofs: env  ## the longer tests
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -m slow
+
+accelerated: env  ## the operators on a GPU that JAX finds, and their gradients
+	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -n 8 tests/lowering/test_cuda.py
 
 floors: env  ## what each kind of task must reach: an hour, with the data of BUILD.md
 	$(BIN)/python -m pytest -s tests/floors.py

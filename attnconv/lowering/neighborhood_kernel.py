@@ -9,15 +9,16 @@ import math
 import operator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from attnconv.lowering import kernels
-from attnconv.lowering.kernels import Places, Sizes, Tile, iota, unravel
-from attnconv.lowering.neighborhood_tiles import Tiles
-from attnconv.lowering.rules import Moving, Residual, plain_gradient
+from attnconv.lowering.kernels import Backward, Places, Sizes, Tile, dot, iota, of_run, unravel
+from attnconv.lowering.rules import Moving, Residual
 from attnconv.lowering.tiles import Axis, Tiling
 
 BOX = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}  # positions of a tile along each axis
@@ -55,12 +56,13 @@ class Kernel:
     def backward(
         self, moving: Moving, fixed: Any, y: Array, residual: Residual, ct: Array
     ) -> Moving:
-        """The bias has the gradient of the plain form."""
+        del fixed
+        layout, table = self._layout(moving.bias), _table(moving)
         log, factor = (_one_axis(x[..., None])[..., 0] for x in residual)
-        gradient, _ = kernels.backward(
-            self._layout(moving.bias),
+        gradient, given = kernels.backward(
+            layout,
             _flat(moving),
-            _table(moving),
+            table,
             _one_axis(y),
             Residual(log, factor),
             _one_axis(ct),
@@ -68,7 +70,9 @@ class Kernel:
         )
         dbias = None
         if moving.bias is not None:
-            dbias = plain_gradient(Tiles(self.tiling), moving, fixed, ct).bias
+            assert table is not None
+            found = _bias_gradient(layout, given, table, interpret=self.interpret)
+            dbias = found.reshape(moving.bias.shape).astype(moving.bias.dtype)
         query, key, value = (
             dx.reshape(x.shape) for dx, x in zip(gradient[:3], moving[:3], strict=True)
         )
@@ -103,14 +107,8 @@ class _Grid:
 
     def tile(self, number: Array, b: Array, more: Any, sizes: Sizes, *, of_keys: bool) -> Tile:
         del b
-        at = unravel(number, self._counts())
-        residues, numbers = at[: len(self.axes)], at[len(self.axes) :]
+        residues, starts, lengths = self._box(number)
         rows = BOX[len(self.axes)]
-        starts = [i * r for i, r in zip(numbers, rows, strict=True)]
-        lengths = [
-            (axis.size - r + axis.dilation - 1) // axis.dilation
-            for axis, r in zip(self.axes, residues, strict=True)
-        ]
 
         def places(at: list[Array], there: Array) -> Places:
             flat = jnp.zeros_like(at[0])
@@ -134,6 +132,46 @@ class _Grid:
             return self._seen(scores, queries, keys, lengths, more, n, of_keys=of_keys)
 
         return Tile(own, (total + sizes.run - 1) // sizes.run, part, seen)
+
+    def columns(self, number: Array) -> tuple[Int[Array, "R E"], Bool[Array, "R E"]]:
+        """Where in the run of a tile the key is that has an entry of the bias, and whether it is.
+
+        For each query of the tile, and each entry.
+        """
+        _, starts, lengths = self._box(number)
+        rows, low, extents = BOX[len(self.axes)], *self._run(starts, lengths, of_keys=False)
+        local = unravel(iota(math.prod(rows)), rows)
+        column, there = jnp.zeros((1, 1), jnp.int32), jnp.full((1, 1), True)
+        for axis, start, size, at, first, extent in zip(
+            self.axes, starts, lengths, local, low, extents, strict=True
+        ):
+            i = (start + at)[:, None]
+            least = _first(axis, jnp.minimum(i, size - 1), size)
+            if self.by_place:
+                j = least + iota(axis.window)
+            else:
+                j = i + iota(2 * axis.window - 1) - (axis.window - 1)
+            seen = (i < size) & (j >= 0) & (j < size) & (j >= least) & (j < least + axis.window)
+            shape = len(i), -1
+            column = (column[:, :, None] * extent + (j - first)[:, None]).reshape(shape)
+            there = (there[:, :, None] & seen[:, None]).reshape(shape)
+        return column, there
+
+    def most(self) -> int:
+        """Positions that the run of a tile of queries has at most."""
+        pairs = zip(self.axes, BOX[len(self.axes)], strict=True)
+        return math.prod(min(r + axis.window - 1, axis.length) for axis, r in pairs)
+
+    def _box(self, number: Array) -> tuple[list[Array], list[Array], list[Array]]:
+        """Of a tile, along each axis: which group it is of, its start, the group's length."""
+        at = unravel(number, self._counts())
+        residues, numbers = at[: len(self.axes)], at[len(self.axes) :]
+        starts = [i * r for i, r in zip(numbers, BOX[len(self.axes)], strict=True)]
+        lengths = [
+            (axis.size - r + axis.dilation - 1) // axis.dilation
+            for axis, r in zip(self.axes, residues, strict=True)
+        ]
+        return residues, starts, lengths
 
     def _counts(self) -> list[int]:
         """Groups, then tiles of a group, along each axis."""
@@ -192,6 +230,51 @@ class _Grid:
         if table is not None:
             scores += triton.load(table.at[n, jnp.where(both, entry, 0)], mask=both, other=0)
         return jnp.where(both, scores, -jnp.inf)
+
+
+def _bias_gradient(
+    layout: _Grid, given: Backward, table: Float[Array, "N E"], *, interpret: bool
+) -> Float[Array, "N E"]:
+    """`db_e = sum_ij ds_ij` over what has the entry, first of one tile in all examples."""
+    N, sizes = given.query.shape[2], _sizes(given.query)
+    tiles, parts = layout.tiles(sizes, of_keys=False), pl.cdiv(layout.most(), sizes.run)
+    (sums,) = kernels.call(
+        functools.partial(_of_tile, layout, sizes, parts),
+        (given, table),
+        [jax.ShapeDtypeStruct((N, tiles, sizes.own, parts * sizes.run), table.dtype)],
+        (1, N, tiles * parts),
+        sizes,
+        interpret=interpret,
+    )
+
+    def add(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
+        number, sums = tile
+        column, there = layout.columns(number)
+        found = jnp.take_along_axis(sums, jnp.where(there, column, 0)[None], axis=2)
+        return total + jnp.where(there, found, 0).sum(axis=1), None
+
+    numbers = jnp.arange(tiles, dtype=jnp.int32)
+    return lax.scan(add, jnp.zeros_like(table), (numbers, sums.swapaxes(0, 1)))[0]
+
+
+def _of_tile(layout, sizes, parts, b, n, number, given, table, sums):
+    """`ds` of a tile and a part of its run, summed over the examples."""
+    number, part = lax.div(number, parts), lax.rem(number, parts)
+    scale, wide = given.scale[0], given.scale.dtype
+    g = n // (given.query.shape[2] // given.key.shape[2])
+
+    def step(b: Array, total: Float[Array, "R C"]) -> Float[Array, "R C"]:
+        b = b.astype(jnp.int32)
+        tile = layout.tile(number, b, table, sizes, of_keys=False)
+        keys = tile.part(part)
+        q, c, log, offset = of_run(given, tile.own, b, n)
+        k, v = keys.read(given.key, b, g), keys.read(given.value, b, g)
+        scores = tile.seen(dot(q, k.T, wide) * scale, tile.own, keys, n)
+        return total + jnp.exp(scores - log[:, None]) * (dot(c, v.T, wide) - offset[:, None])
+
+    total = lax.fori_loop(0, len(given.query), step, jnp.zeros((sizes.own, sizes.run), wide))
+    columns = part * sizes.run + iota(sizes.run)
+    triton.store(sums.at[n, number, iota(sizes.own)[:, None], columns[None]], total)
 
 
 def _sizes(query: Any) -> Sizes:

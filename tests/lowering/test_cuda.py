@@ -74,7 +74,8 @@ def test_attention(implementation, dtype, seed):
     options = as_arrays(restrictions(rng, B, N, T, S))
     moving = [draw(rng, dtype, B, n, h, K) for n, h in ((T, N), (S, G), (S, G))]
     if seed % 2:
-        moving.append(draw(rng, dtype, *(n if rng.random() < 0.5 else 1 for n in (B, N, T, S))))
+        # One number for all keys would have a gradient of zero.
+        moving.append(draw(rng, dtype, *(n if rng.random() < 0.5 else 1 for n in (B, N, T)), S))
     function = functools.partial(attention, **options)
     check(
         functools.partial(function, implementation=implementation),
@@ -191,4 +192,5 @@ def test_under_vmap():
         for i in range(3):
             alone = jax.jit(gradient)(*(x[i] for x in moving))
             for a, b in zip(together, alone, strict=True):
-                np.testing.assert_allclose(np.float32(a[i]), np.float32(b), rtol=1e-2, atol=1e-2)
+                error = np.linalg.norm(np.float64(a[i]) - np.float64(b))
+                assert error <= TOLERANCE["bfloat16"] * np.linalg.norm(np.float64(b))
