@@ -138,6 +138,89 @@ def test_lowers_to_its_kernels(options):
         assert exported.mlir_module().count(f"custom_call @{name}(") == 1
 
 
+RNG = np.random.default_rng(1)
+RESTRICTED = {
+    "mask": (RNG.random((3, 1, 1, 12)) < 0.5, None, None),
+    "mask for all, and lengths": (RNG.random((1, 1, 1, 12)) < 0.7, None, np.array([12, 5, 1])),
+    "a mask of one for all keys": (np.array([1, 0, 1]).reshape(3, 1, 1, 1) > 0, None, None),
+    "lengths": (None, np.array([12, 0, 3]), np.array([5, 12, 0])),
+    "lengths of queries": (None, np.array([1, 12, 7], np.int8), None),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "causal"), [*((name, False) for name in RESTRICTED), ("lengths", True)]
+)
+def test_masks_of_keys_and_lengths_are_lengths_for_its_kernels(monkeypatch, name, causal):
+    """What its kernels find beyond the lengths is noise."""
+    rng = np.random.default_rng(0)
+    query, key, value, ct = (
+        jnp.asarray(rng.normal(size=(3, 12, n, 8)), jnp.float32) for n in (4, 2, 2, 4)
+    )
+    fixed = attention_cudnn.Fixed(
+        *(None if x is None else jnp.asarray(x) for x in RESTRICTED[name])
+    )
+
+    def attend(query, key, value, lengths, options):
+        assert options["mask_type"].name == ("PADDING_CAUSAL" if causal else "PADDING")
+        assert all(length.dtype == jnp.int32 and (length > 0).all() for length in lengths)
+        return F.dot_product_attention(
+            query,
+            key,
+            value,
+            is_causal=causal,
+            query_seq_lengths=lengths[0],
+            key_value_seq_lengths=lengths[1],
+            implementation="reference",
+            return_residual=True,
+        )
+
+    def noisy(x, lengths):
+        there = jnp.arange(x.shape[1]) < lengths[:, None]
+        return jnp.where(there.reshape(*there.shape, *[1] * (x.ndim - 2)), x, jnp.nan)
+
+    def fwd(query, key, value, bias, queries, keys, *nothing, **options):
+        y, residual = attend(query, key, value, (queries, keys), options)
+        return noisy(y, queries), noisy(residual, queries).transpose(0, 2, 1)
+
+    def bwd(query, key, value, bias, queries, keys, *others, **options):
+        *_, activation, fwd_output, grad_output = others
+        assert all(jnp.isfinite(x).all() for x in (activation, fwd_output, grad_output))
+        lengths = queries, keys
+        pull = jax.vjp(lambda *xs: attend(*xs, lengths, options)[0], query, key, value)[1]
+        dquery, dkey, dvalue = pull(grad_output)
+        return noisy(dquery, queries), noisy(dkey, keys), noisy(dvalue, keys)
+
+    for which, function in {"fwd": fwd, "bwd": bwd}.items():
+        fake = types.SimpleNamespace(bind=function)
+        monkeypatch.setattr(
+            attention_cudnn.cudnn, f"_dot_product_attention_{which}_p_wrapper", fake
+        )
+    moving = attention_cudnn.Moving(query, key, value, None, jnp.float32(8**-0.5))
+    kind = attention_cudnn.CuDNN(causal, None, 8**-0.5)
+    fixed = attention_cudnn.by_example(moving, fixed)
+    y, residual = kind.forward(moving, fixed)
+
+    def plain(*arrays):
+        mask, *lengths = fixed
+        return F.dot_product_attention(
+            *arrays,
+            mask=mask,
+            is_causal=causal,
+            query_seq_lengths=lengths[0],
+            key_value_seq_lengths=lengths[1],
+            implementation="reference",
+            return_residual=True,
+        )
+
+    (expected, log), back = jax.vjp(plain, query, key, value)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(residual.log, log, rtol=1e-5, atol=1e-6)
+    gradient = kind.backward(moving, fixed, y, residual, ct)
+    for actual, wanted in zip(gradient[:3], back((ct, jnp.zeros_like(log))), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("window", [None, (3, 0)])
 def test_passes_on_what_its_kernels_take(monkeypatch, window):
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ from jax import export
 from attnconv import functional as F
 from attnconv import models, train
 from attnconv.lowering import attention as lowering
+from attnconv.lowering import kernels
 from attnconv.spec import Spec
 
 PLATFORMS = ("cuda", "tpu")
@@ -100,6 +101,10 @@ TRITON = "__gpu$xla.gpu.triton"
 
 def kernels_of(function, *args):
     """How many kernels a function of these arrays lowers to for CUDA."""
+    return lowered_for_cuda(function, *args).count(f"custom_call @{TRITON}")
+
+
+def lowered_for_cuda(function, *args):
     device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", None, platform="cuda")
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
         exported = export.export(
@@ -107,7 +112,7 @@ def kernels_of(function, *args):
             platforms=["cuda"],
             disabled_checks=[export.DisabledSafetyCheck.custom_call(TRITON)],
         )(*args)
-    return exported.mlir_module().count(f"custom_call @{TRITON}")
+    return exported.mlir_module()
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
@@ -146,6 +151,63 @@ def test_attention_lowers_to_kernels(bias, mask, options, K):
     restriction = None if mask is None else jnp.ones(mask, bool)
     both = gradient(lambda *arrays: attend(*arrays, mask=restriction))
     assert kernels_of(both, *moving) == (3 if bias is None else 4)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A machine that kernels are taken on."""
+    monkeypatch.setattr(kernels, "missing", lambda x: None)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_depthwise_convolution_lowers_to_kernels(dtype):
+    arrays = [array(64, 56, 56, 96, dtype=dtype), array(7, 7, 1, 96, dtype=dtype)]
+    assert kernels_of(gradient(functools.partial(F.conv, groups=96)), *arrays) == 3
+    dense = [array(2, 8, 8, 16, dtype=dtype), array(3, 3, 16, 16, dtype=dtype)]
+    assert kernels_of(gradient(F.conv), *dense) == 0
+
+
+@pytest.mark.usefixtures("hopper")
+def test_kernels_are_taken_where_they_are_measured_to_be_faster():
+    def forms(function, *args, **options):
+        return [choice.form for choice in F.explain(function, *args, **options)]
+
+    long, short = [half(2, 1024, 4, 64)] * 3, [half(2, 8, 4, 64)] * 3
+    mask = {"mask": jnp.ones((1024, 1024), bool)}
+    assert forms(attention, *long, **mask) == ["blocks", "kernel", "matrix"]
+    assert forms(attention, *short, bias=jnp.zeros((8, 8))) == ["matrix", "matrix", "matrix"]
+    few = half(2, 4, 4, 64), *long[1:]
+    assert forms(attention, *few, mask=jnp.ones((4, 1024), bool))[1] == "matrix"
+    assert forms(attention, *[array(2, 512, 4, 64)] * 3)[1] == "matrix"
+    assert forms(attention, *[array(2, 1024, 4, 64)] * 3)[1] == "kernel"
+    assert forms(attention, *[array(2, 1024, 4, 256)] * 3)[1] == "matrix"
+    near = functools.partial(F.neighborhood_attention, window=3)
+    assert forms(near, *[half(2, 9, 9, 4, 64)] * 3) == ["tiles", "kernel", "all tiles"]
+    assert forms(near, *[half(2, 9, 9, 4, 64)] * 2, array(2, 9, 9, 4, 64))[1] == "all tiles"
+
+
+@pytest.mark.usefixtures("hopper")
+@pytest.mark.parametrize("folds", [True, False])
+def test_mapped_calls_are_one_batch_of_kernels(folds):
+    """Unless a bias that is one for all would be one for each."""
+    near = functools.partial(F.neighborhood_attention, window=3)
+    image, sequence = half(3, 2, 9, 9, 4, 64), half(3, 2, 64, 4, 64)
+    bias = None if folds else jnp.zeros((1, 4, 64, 64), jnp.bfloat16)
+    by_entry = None if folds else jnp.zeros((4, 3, 3), jnp.bfloat16)
+    mask = jnp.ones((2, 1, 64, 64), bool)
+    for function, x in (
+        (functools.partial(near, bias=by_entry), image),
+        (functools.partial(attention, bias=bias, mask=mask), sequence),
+    ):
+        mapped = jax.vmap(gradient(function))
+        text = lowered_for_cuda(mapped, x, x, x)
+        # Also that for the gradient of the bias, which XLA leaves out later.
+        assert text.count(f"custom_call @{TRITON}") == (3 if folds else 4)
+        assert ("tensor<6x" in text) == folds and ("stablehlo.while" in text) != folds
 
 
 @pytest.mark.parametrize("name", ["cnn", "attention", "neighborhood", "gated"])
