@@ -14,7 +14,7 @@ SECONDS = 2.0  # how much longer than stock JAX a first compile may take
 
 DRAWN = 16_777_259  # numbers that an array has of its own; what is larger repeats them
 _SMALL = {"B": 2, "T": 520, "S": 520, "L": 64, "F": 5, "H": 10, "W": 10}
-_CHECKED = {"B": 2, "N": 4, "G": 4}
+EXAMPLES, HEADS, CHANNELS = 2, 4, 4  # of the part of a case that is checked
 _WHOLE = ("labels", "key_value_seq_lengths")
 
 
@@ -93,12 +93,36 @@ class Case:
         return dataclasses.replace(self, sizes=sizes)
 
     def checked(self) -> "Case":
-        """The same with so few examples and heads that a dense form in float64 takes seconds."""
-        sizes = {axis: min(n, _CHECKED.get(axis, n)) for axis, n in self.sizes.items()}
+        """The case of a part of every array that has nothing to do with the rest of it.
+
+        Some examples, unless a gradient is summed over them, some heads, or some groups of
+        channels: so few that a dense form in float64 takes seconds.
+        """
+        if self.operator == "conv":
+            groups = self.options.get("groups", 1)
+            few = min(groups, max(1, CHANNELS // self.sizes["I"]))
+            sizes = {axis: self.sizes[axis] * few // groups for axis in "CO"}
+            options = {**self.options, "groups": few}
+            return dataclasses.replace(self, sizes={**self.sizes, **sizes}, options=options)
+        most = {"N": HEADS, "G": HEADS} | ({} if "bias" in self.arrays else {"B": EXAMPLES})
+        sizes = {axis: min(n, most.get(axis, n)) for axis, n in self.sizes.items()}
         return dataclasses.replace(self, sizes=sizes)
 
+    def part(self, name: str, array: np.ndarray) -> np.ndarray:
+        """That of one of the arrays, or of the result `y`, which `checked` has."""
+        sizes = self.checked().sizes
+        return array[
+            tuple(slice(1 if axis == "1" else sizes[axis]) for axis in self._letters(name))
+        ]
+
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(1 if axis == "1" else self.sizes[axis] for axis in self.arrays[name])
+        """That of one of the arrays, or of attention's or a convolution's result `y`."""
+        return tuple(1 if axis == "1" else self.sizes[axis] for axis in self._letters(name))
+
+    def _letters(self, name: str) -> str:
+        if name != "y":
+            return self.arrays[name]
+        return self.arrays["query"] if "query" in self.arrays else self.arrays["x"][:-1] + "O"
 
     def inputs(self) -> dict[str, np.ndarray]:
         """The same random arrays in every process, in the case's dtype."""

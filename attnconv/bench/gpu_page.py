@@ -8,8 +8,8 @@ from attnconv.bench.store import Measured, rows_of
 
 HEADING = "## On an accelerator"
 HOW = """Each case says its dtype. The peers follow each other, each timed in all its rounds before
-the next one. An operator is checked at no more than two examples and four heads against a
-dense formula in float64 on the CPU: the error is the norm of the difference, of the output or of a
+the next one. An operator is checked for some examples and heads, or channels, against a dense
+formula in float64 on the CPU: the error is the norm of the difference, of the output or of a
 gradient, over that of the formula's, at most 1e-2 in bfloat16 and 1e-5 in float32. The error of a
 training step is that of its first losses from ours. A sample queues as many runs as take 20 ms or
 more and waits once, after as many that are not timed; the runs take turns on 3 to 16 copies of the

@@ -1,9 +1,8 @@
 """How a case is measured on an accelerator: the peers in turn, each in all its rounds.
 
 First all workers make their programs, most of them at the same time, since it is mostly compiling.
-Operators are
-checked, against a dense form in float64 at fewer examples and heads; training steps by their losses
-against those of ours.
+Of the results of an operator a part is checked, against a dense form in float64, and of training
+steps the first losses, against those of ours.
 """
 
 import contextlib
@@ -67,23 +66,18 @@ def _make(
     """What the peers find, with their programs made, and what they should."""
     steps = case.mode == "step"
 
-    def make(peer: str) -> Arrays:
-        found = ask(processes, peer, "read", case if steps else case.checked(), peer)
-        if not steps:
-            ask(processes, peer, "make", case, peer)
-        return found
-
     with contextlib.ExitStack() as stack:  # leaving the threads waits for all
         threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in processes}
         made: dict[str, Future[Arrays]] = {}
         for peer in sorted(peers, key=_of_torch):
             if _of_torch(peer) and (steps or case.operator == "conv"):
                 wait(made.values())  # its search for the fastest convolution is not disturbed
-            made[peer] = threads[worker(peer)].submit(make, peer)
+            read = processes, peer, "read", case, peer
+            made[peer] = threads[worker(peer)].submit(ask, *read)
         if steps:
             return made, made[peers[0]]
         formula = processes[REFERENCE]
-        return made, threads[REFERENCE].submit(formula.ask, "reference", case.checked())
+        return made, threads[REFERENCE].submit(formula.ask, "reference", case)
 
 
 def _of_torch(peer: str) -> bool:

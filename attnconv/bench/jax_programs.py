@@ -67,25 +67,29 @@ def free() -> float:
 
 def _jitted(case: Case, form: Form) -> _Jitted:
     inputs = case.inputs()
+
+    def found(name: str, array: Any) -> np.ndarray:
+        """One of the results in our layout; for an accelerator the part that is checked."""
+        result = form.back(name, np.asarray(array), inputs[name].shape if name != "y" else None)
+        result = case.part(name, result) if case.platform == "gpu" else result
+        return np.asarray(result, np.float32)
+
     arrays = {name: jnp.asarray(form.into(name, array)) for name, array in inputs.items()}
     if case.mode == "forward":
         forward = jax.jit(jax_peers.precise(case, lambda arrays: form.function(**arrays)))
-        return _Jitted(forward, (arrays,), lambda y: {"y": form.back("y", _host(y))})
+        return _Jitted(forward, (arrays,), lambda y: {"y": found("y", y)})
     trained = {name: arrays.pop(name) for name in case.trained}
     y = jax.eval_shape(lambda: form.function(**trained, **arrays))
     dy = forms.cotangent(form.back("y", np.empty(y.shape)).shape, case.dtype)
     arguments = trained, arrays, jnp.asarray(form.into("y", dy))
 
     def by_name(arrays: dict[str, Any]) -> Arrays:
-        return {
-            name: form.back(name, _host(array), inputs[name].shape)
-            for name, array in arrays.items()
-        }
+        return {name: found(name, array) for name, array in arrays.items()}
 
     if case.mode == "scan":
         looped = _scan(form, case.steps)
         return _Jitted(
-            looped, arguments, lambda found: {"losses": np.asarray(found[1]), **by_name(found[0])}
+            looped, arguments, lambda end: {"losses": np.asarray(end[1]), **by_name(end[0])}
         )
 
     def gradient(trained: Any, others: Any, dy: Any) -> Any:
@@ -95,12 +99,8 @@ def _jitted(case: Case, form: Form) -> _Jitted:
     return _Jitted(
         jax.jit(jax_peers.precise(case, gradient)),
         arguments,
-        lambda found: {"y": form.back("y", _host(found[0])), **by_name(found[1])},
+        lambda results: {"y": found("y", results[0]), **by_name(results[1])},
     )
-
-
-def _host(array: Any) -> np.ndarray:
-    return np.asarray(array, np.float32)
 
 
 def _scan(form: Form, steps: int) -> Callable[..., Any]:

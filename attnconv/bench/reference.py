@@ -75,10 +75,11 @@ _FORMULAS: dict[str, Callable[..., Array]] = {
 
 
 def results(case: Case) -> Arrays:
-    """What `Program.read` should give for a case, forward or gradient."""
-    function = functools.partial(_FORMULAS[case.operator], **case.options)
+    """What `Program.read` should give for a case, forward or gradient: the part that is checked."""
+    checked = case.checked()
+    function = functools.partial(_FORMULAS[case.operator], **checked.options)
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        inputs = {name: _wide(array) for name, array in case.inputs().items()}
+        inputs = {name: _wide(case.part(name, array)) for name, array in case.inputs().items()}
         trained = {name: inputs.pop(name) for name in case.trained}
 
         @jax.jit
@@ -88,8 +89,8 @@ def results(case: Case) -> Arrays:
 
         if case.mode == "forward":
             return {"y": np.asarray(jax.jit(function)(**trained, **inputs))}
-        shape = jax.eval_shape(lambda: function(**trained, **inputs)).shape
-        y, gradients = gradient(trained, _wide(forms.cotangent(shape, case.dtype)))
+        dy = forms.cotangent(case.shape("y"), case.dtype)
+        y, gradients = gradient(trained, _wide(case.part("y", dy)))
         return {"y": np.asarray(y), **{name: np.asarray(x) for name, x in gradients.items()}}
 
 

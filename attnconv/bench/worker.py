@@ -74,14 +74,10 @@ class Worker:
 
         return reference.results(case)
 
-    def make(self, case: Case, peer: str) -> None:
-        """Makes a peer's program and keeps it."""
+    def read(self, case: Case, peer: str) -> Arrays:
+        """The results of a peer, whose program is made and kept."""
         self.programs.pop(peer, None)
         self.programs[peer] = self.program(case, peer)
-
-    def read(self, case: Case, peer: str) -> Arrays:
-        """The results of a peer, whose program is kept."""
-        self.make(case, peer)
         return self.programs[peer].read()
 
     def warm(self, peer: str) -> tuple[float, str]:
