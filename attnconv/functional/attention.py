@@ -78,10 +78,10 @@ def dot_product_attention(  # type: ignore[misc]
         inside; one number for both. Every restriction holds at once: with `is_causal`, `right`
         no longer matters.
       implementation: "reference" computes the whole matrix of scores, "chunked" that of some
-        queries at a time; "cudnn" is the fused kernel of CUDA, for half precision without bias,
-        mask or lengths; "pallas" kernels of Triton on CUDA, which take all of these, and are
-        interpreted on a CPU, slowly; on several devices they need `shard_map`. "auto" or None
-        chooses by the platform and the shapes; see `explain`.
+        queries at a time; "cudnn" is the fused kernel of CUDA, for half precision without bias
+        and with no mask but one of keys; "pallas" kernels of Triton on CUDA, which take all of
+        these, and are interpreted on a CPU, slowly; on several devices they need `shard_map`.
+        "auto" or None chooses by the platform and the shapes; see `explain`.
       return_residual: return `(y, r)` with `r_i = log sum_j exp(score_ij)`, `[B, T, N]`, which has
         no gradient and is -inf where every key is masked.
 
