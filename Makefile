@@ -17,7 +17,7 @@ proofs: env  ## the longer tests
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -m slow
 
 accelerated: env  ## the operators on a GPU that JAX finds, and their gradients
-	JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest -n 8 tests/lowering/test_cuda.py
+	JAX_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -n 8 tests/lowering/test_cuda.py
 
 floors: env  ## what each kind of task must reach: an hour, with the data of BUILD.md
 	$(BIN)/python -m pytest -s tests/floors.py

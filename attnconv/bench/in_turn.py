@@ -68,16 +68,16 @@ def _make(
 
     with contextlib.ExitStack() as stack:  # leaving the threads waits for all
         threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in processes}
+        if not steps:
+            formula = processes[REFERENCE]
+            expected = threads[REFERENCE].submit(formula.ask, "reference", case)
         made: dict[str, Future[Arrays]] = {}
         for peer in sorted(peers, key=_of_torch):
             if _of_torch(peer) and (steps or case.operator == "conv"):
                 wait(made.values())  # its search for the fastest convolution is not disturbed
-            read = processes, peer, "read", case, peer
-            made[peer] = threads[worker(peer)].submit(ask, *read)
-        if steps:
-            return made, made[peers[0]]
-        formula = processes[REFERENCE]
-        return made, threads[REFERENCE].submit(formula.ask, "reference", case)
+            thread = threads[worker(peer)]
+            made[peer] = thread.submit(ask, processes, peer, "read", case, peer)
+        return made, made[peers[0]] if steps else expected
 
 
 def _of_torch(peer: str) -> bool:

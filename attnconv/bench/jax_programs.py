@@ -31,16 +31,16 @@ def program(case: Case, peer: str) -> Program:
 
         return jax_steps.program(case, peer)
     function, arguments, read = _jitted(case, jax_peers.form(case, peer))
-    if case.platform == "gpu":
-        function = function.lower(*arguments).compile()
 
     def compiled() -> Callable[[], Any]:
         ready = function.lower(*arguments).compile()
         return lambda: jax.block_until_ready(ready(*arguments))
 
+    call = function if case.platform == "cpu" else function.lower(*arguments).compile()
+
     found = Program(
-        run=lambda: jax.block_until_ready(function(*arguments)),
-        read=lambda: read(jax.block_until_ready(function(*arguments))),
+        run=lambda: jax.block_until_ready(call(*arguments)),
+        read=lambda: read(jax.block_until_ready(call(*arguments))),
         compiled=compiled,
         steps=case.steps,
     )
@@ -52,10 +52,10 @@ def program(case: Case, peer: str) -> Program:
     def queued(calls: int) -> None:
         result = None
         for i in range(calls):
-            result = function(*sets[i % count])
+            result = call(*sets[i % count])
         jax.block_until_ready(result)
 
-    return dataclasses.replace(found, queued=queued, memory=lambda: jax_peers.memory(function))
+    return dataclasses.replace(found, queued=queued, memory=lambda: jax_peers.memory(call))
 
 
 def free() -> float:

@@ -197,19 +197,17 @@ def program(case: Case, peer: str) -> Program:
     if case.seeds > 1 and peer != "alone":
         step = jax.vmap(step, in_axes=(0, None))
         states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)]
-    jitted: Any = jax.jit(jax_peers.precise(case, step), donate_argnums=0)
-    data = batch(case)
-    if case.platform == "gpu":
-        jitted = jitted.lower(states[0], data).compile()
+    jitted, data = jax.jit(jax_peers.precise(case, step), donate_argnums=0), batch(case)
+    call = jitted if case.platform == "cpu" else jitted.lower(states[0], data).compile()
 
-    def begin(states: list[Any], function: Step = jitted) -> list[Array]:
+    def begin(states: list[Any], function: Step = call) -> list[Array]:
         losses = []
         for i, state in enumerate(states):
             states[i], loss = function(state, data)
             losses.append(loss)
         return losses
 
-    def advance(states: list[Any], function: Step = jitted) -> list[Array]:
+    def advance(states: list[Any], function: Step = call) -> list[Array]:
         return jax.block_until_ready(begin(states, function))
 
     def fresh() -> list[Any]:
@@ -236,7 +234,7 @@ def program(case: Case, peer: str) -> Program:
             losses = begin(going)
         jax.block_until_ready(losses)
 
-    return dataclasses.replace(found, queued=queued, memory=lambda: jax_peers.memory(jitted))
+    return dataclasses.replace(found, queued=queued, memory=lambda: jax_peers.memory(call))
 
 
 def _loss(case: Case, kit: Kit) -> Callable[[Any, train.Data], Array]:

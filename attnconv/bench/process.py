@@ -52,13 +52,13 @@ class Process:
     """A worker that is started when it is first asked, and again after it died.
 
     Args:
-      worker: one of WORKERS.
+      worker: one of WORKERS, or REFERENCE.
       keep_freed: whether the process keeps the memory that it frees, as the experiments do.
       accelerator: whether it takes JAX's default device, else the CPU.
     """
 
     def __init__(self, worker: str, *, keep_freed: bool = False, accelerator: bool = False):
-        # PyTorch's worker has JAX for parameters only.
+        # PyTorch's worker has JAX for parameters only, and REFERENCE is on the CPU.
         self.platform = None if accelerator and worker in ("ours", "jax") else "cpu"
         self.arguments = [framework(worker), *(["keep_freed"] if keep_freed else [])]
         self.child: subprocess.Popen[bytes] | None = None

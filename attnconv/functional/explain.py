@@ -25,7 +25,8 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Ch
     >>> for choice in explain(F.conv, x, kernel, groups=64):
     ...     print(choice.platform, choice.form, choice.reason, sep=": ")
     cpu: shifts: one kernel of 9 <= 64 offsets for each channel
-    other: xla: cuDNN or XLA's own is fast there
+    cuda: xla: there is no kernel for a call without a CUDA device
+    other: xla: XLA's own is fast there
     """
     with listen() as choices:
         jax.eval_shape(lambda *arrays: function(*arrays, **kwargs), *args)

@@ -18,11 +18,10 @@ from attnconv.lowering.attention_kernel import Kernel
 from attnconv.lowering.choice import note
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.linear import alike
-from attnconv.lowering.rules import Form, Moving, Own, Residual, attend, plain_gradient
+from attnconv.lowering.rules import Form, Moving, Residual, Ways, attend, plain_gradient
 
 # (moving, fixed, is_causal, window) -> y, [B, T, N, K], and the residual, [B, T, N].
 Reference = Callable[[Moving, Fixed, bool, Window], tuple[Array, Array]]
-Ways = tuple[tuple[str, Own], ...]  # of the platforms that have their own
 
 # 2 cores, [B, T, N, K], ms for value and gradients: jax.nn, matrix, parts, blocks.
 #   128 49 4 16   14   11   12   19      64 197 4 32  133  111   73
@@ -192,17 +191,20 @@ def attention(
         rows = f"{rows_of(moving)} of {moving.query.shape[1]} queries at once"
         note("dot_product_attention", "any", "rows", f"implementation is 'chunked'; {rows}")
         return attend(Form(whole, ()), moving, fixed)
+    # As one batch under `vmap`, what is one for all examples would be one for each.
+    folds = scale is not None and all(
+        x is None or len(x) == len(moving.query) for x in (moving.bias, fixed.mask)
+    )
     if implementation == "pallas":
         dtype, moving = moving.query.dtype, kernels.promoted(moving)
         reason = f"implementation is 'pallas'; {attention_kernel.tiles(moving.query)}"
         note("dot_product_attention", "cuda", "kernel", reason)
         note("dot_product_attention", "cpu", "interpreted kernel", reason)
         note("dot_product_attention", "other", "rows", "kernels are for CUDA")
-        kernel, interpreted = (Kernel(is_causal, window, interpret=i) for i in (False, True))
-        own: Ways = (("cuda", kernel), ("cpu", interpreted))
+        kernel = Kernel(is_causal, window, folds=folds)
+        own: Ways = (("cuda", kernel), ("cpu", dataclasses.replace(kernel, interpret=True)))
         y, residual = attend(Form(whole, own), moving, fixed)
         return y.astype(dtype), residual
-    fixed = attention_cudnn.by_example(moving, fixed)
     refusal = attention_cudnn.refusal(
         moving, fixed, is_causal=is_causal, window=window, scale=scale
     )
@@ -213,13 +215,10 @@ def attention(
     own = ()
     if refusal is None:
         assert scale is not None
+        fixed = attention_cudnn.by_example(moving, fixed)
         own = (("cuda", CuDNN(is_causal, window, scale)),)
         note("dot_product_attention", "cuda", "cudnn", "its rules allow it")
     elif (lack := attention_kernel.refusal(moving)) is None:
-        # As one batch under `vmap`, what is one for all examples would be one for each.
-        folds = scale is not None and all(
-            x is None or len(x) == len(moving.query) for x in (moving.bias, fixed.mask)
-        )
         own = (("cuda", Kernel(is_causal, window, folds=folds)),)
         tiles = attention_kernel.tiles(moving.query)
         note("dot_product_attention", "cuda", "kernel", f"cudnn cannot take {refusal}; {tiles}")

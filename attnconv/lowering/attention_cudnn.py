@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax._src.cudnn import fused_attention_stablehlo as cudnn  # jax.nn rounds the residual
 from jaxtyping import Array, Bool, Int
 
+from attnconv.lowering import kernels
 from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.rules import Moving, Residual
@@ -48,6 +49,7 @@ def refusal(
         (fixed.mask is None or fixed.mask.shape[1:3] == (1, 1), "a mask of more than keys"),
         (fixed.mask is None or not (is_causal or window), "a mask of keys in their order"),
         (not (restricted and window), "lengths and a window"),
+        (not restricted or kernels.alone(), "lengths on several devices outside of shard_map"),
         (not ahead, f"a window of {ahead} keys ahead"),
         (T == S or not (is_causal or window), f"T = {T}, S = {S}, which are not aligned"),
         (scale is not None, "a scale that is an array"),
@@ -121,7 +123,7 @@ def _lengths(moving: Moving, fixed: Fixed) -> _Lengths | None:
     (B, T), S = moving.query.shape[:2], moving.key.shape[1]
     mask, *lengths = fixed
     rows, seen = (
-        jnp.ones((B, size), bool) if length is None else jnp.arange(size) < length[:, None]
+        jnp.ones((B, size), bool) if length is None else jnp.arange(size)[None] < length[:, None]
         for length, size in zip(lengths, (T, S), strict=True)
     )
     order = None
@@ -130,6 +132,7 @@ def _lengths(moving: Moving, fixed: Fixed) -> _Lengths | None:
         order = jnp.argsort(~seen, axis=1, stable=True)
     queries, keys = rows.sum(axis=1, dtype=jnp.int32), seen.sum(axis=1, dtype=jnp.int32)
     rows &= keys[:, None] > 0
+    seen &= rows.any(axis=1, keepdims=True)
     return _Lengths(jnp.maximum(queries, 1), jnp.maximum(keys, 1), order, rows, seen)
 
 

@@ -28,7 +28,7 @@ OF_QUERIES, OF_KEYS = Sizes(128, 64, 8, 3), Sizes(64, 64, 4, 2)
 #   64 197 6 64  0.52 0.27    0.69 0.80   4 4096 16 128  13.2 6.7
 FEW = 16  # queries; a tile has more
 LEAST = {2: 32 * 32, 4: 1024 * 1024}  # scores of one head, by the bytes of a number
-LONG, OF_LONG = 256, Sizes(64, 16, 8, 2)  # bytes of a vector, and what longer ones leave room for
+OF_LONG = Sizes(64, 16, 8, 2)  # what longer vectors than those measured leave room for
 
 
 def refusal(moving: Moving) -> str | None:
@@ -36,6 +36,8 @@ def refusal(moving: Moving) -> str | None:
     broken = kernels.refusal(moving)
     if broken is not None:
         return broken
+    if moving.bias is not None and moving.bias.dtype.itemsize < 2:
+        return f"a bias of {moving.bias.dtype}"
     T, S, least = moving.query.shape[1], moving.key.shape[1], LEAST[moving.query.dtype.itemsize]
     if T < FEW or least > T * S:
         return f"T = {T} < {FEW} queries or T S = {T * S} < {least} scores in a head"
@@ -80,7 +82,8 @@ class Kernel:
             (given, more),
             [moving.bias],
             (B, N, pl.cdiv(T, sizes.own) * pl.cdiv(S, sizes.run)),
-            sizes,
+            warps=sizes.warps,
+            stages=sizes.stages,
             interpret=self.interpret,
         )
         return gradient._replace(bias=dbias)
@@ -185,7 +188,7 @@ class _Sequence:
 
 
 def _sizes(query: Any, *, of_keys: bool) -> Sizes:
-    if kernels.size_of(query) > LONG:
+    if kernels.size_of(query) > kernels.MEASURED:
         return OF_LONG
     sizes = OF_KEYS if of_keys else OF_QUERIES
     # A product of float32 is one of three numbers, which take registers.

@@ -27,6 +27,7 @@ _ARRAYS = ("x", "kernel", "y")
 # H200, a step of the network of Flax's MNIST example, 128 images, with 32 seeds, ms: grouped
 # convolutions 5.9, products of patches 4.0, 32 steps 26; in bfloat16 2.9, 2.3, 23.
 SMALL = 1 << 24  # numbers that the windows of one kernel see, from which on it fills a device
+MOST = 1 << 29  # those of all kernels
 
 
 def conv(
@@ -56,12 +57,16 @@ def _compiled(problem: Problem, x: Array, kernel: Array) -> Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _open(array: str, problem: Problem, a: Array, b: Array) -> Array:
     """The form with one array left open, as a function of the other two in their order."""
-    on_cuda = _STOCK if conv_kernel.refusal(array, problem, a, b) else _KERNELS
+    if conv_kernel.refusal(array, problem, a, b) is None:
+        on_cuda = _batched(array, problem, _KERNELS)
+    else:
+        small = _STOCK if problem.groups > 1 else _PRODUCTS
+        on_cuda = _batched(array, problem, _STOCK, small)
     return lax.platform_dependent(
         a,
         b,
         cpu=_batched(array, problem, _CPU),
-        cuda=_batched(array, problem, on_cuda),
+        cuda=on_cuda,
         default=functools.partial(_STOCK[array], problem),
     )
 
@@ -93,11 +98,16 @@ def _jvp(array: str, problem: Problem, primals: tuple, tangents: tuple) -> tuple
     return _open(array, problem, *primals), sum(terms[1:], terms[0])
 
 
-def _batched(array: str, problem: Problem, forms: Mapping[str, Form]) -> Callable:
+def _batched(
+    array: str,
+    problem: Problem,
+    forms: Mapping[str, Form],
+    small: Mapping[str, Form] | None = None,
+) -> Callable:
     """Under `vmap` more images where one kernel serves all.
 
-    JAX would make one grouped convolution of many kernels. On CUDA small ones are products of
-    patches instead, unless they have groups themselves; else one is taken after the other.
+    JAX would make one grouped convolution of many kernels. Here one is taken after the other, or
+    all together in the forms for small ones.
     """
     call = custom_vmap(functools.partial(forms[array], problem))
 
@@ -111,8 +121,9 @@ def _batched(array: str, problem: Problem, forms: Mapping[str, Form]) -> Callabl
             )
             out = call(a, b)
             return out.reshape(size, -1, *out.shape[1:]), True
-        if forms is _STOCK and size > 1 and _seen(array, problem, a, b, batched) <= SMALL:
-            together = functools.partial(_TOGETHER[problem.groups > 1][array], problem)
+        count = _seen(array, problem, a, b, batched)
+        if small is not None and size > 1 and count <= SMALL and size * count <= MOST:
+            together = functools.partial(small[array], problem)
             return jax.vmap(together, [0 if more else None for more in batched])(a, b), True
 
         def one(i: Array) -> Array:
@@ -125,9 +136,10 @@ def _batched(array: str, problem: Problem, forms: Mapping[str, Form]) -> Callabl
 
 def _seen(array: str, problem: Problem, a: Array, b: Array, batched: Sequence[bool]) -> int:
     """How many numbers the windows of one kernel see, each counted as often as it is seen."""
-    images, mapped = (b, batched[1]) if array == "x" else (a, batched[0])
-    channels = a.shape[-2 if array == "x" else -1]
-    return images.shape[int(mapped)] * channels * math.prod((*problem.size, *problem.window))
+    images, mapped, places = a, batched[0], problem.size
+    if array == "x":  # a convolution of y
+        images, mapped, places = b, batched[1], problem.spatial
+    return images.shape[int(mapped)] * images.shape[-1] * math.prod((*places, *problem.window))
 
 
 def _by_patches(problem: Problem, x: Array, kernel: Array) -> Array:
@@ -170,7 +182,6 @@ _PRODUCTS: dict[str, Form] = {
     "x": functools.partial(_mirrored, _by_patches),
     "kernel": functools.partial(_kernel_gradient, _by_patches),
 }
-_TOGETHER = {False: _PRODUCTS, True: _STOCK}  # small ones, by whether they have groups
 _KERNELS: dict[str, Form] = {
     "y": conv_kernel.convolve,
     "x": functools.partial(_mirrored, conv_kernel.convolve),

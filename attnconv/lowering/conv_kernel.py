@@ -19,11 +19,10 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from attnconv.lowering import kernels
-from attnconv.lowering.kernels import iota
+from attnconv.lowering.kernels import iota, unravel
 from attnconv.lowering.views import Problem
 
 THREADS = 32
-WARP = kernels.Sizes(0, 0, 1, 1)
 CHANNELS = 32  # of a program, at most
 EACH, EACH_BACK = 4, 2  # numbers that a thread has of a tile; BACK: in the gradient of the kernel
 ROWS = 2
@@ -77,7 +76,7 @@ def refusal(array: str, problem: Problem, a: Any, b: Any) -> str | None:
         (a.size and b.size, "an empty array"),
     )
     broken = next((reason for holds, reason in rules if not holds), None)
-    return kernels.missing(a) if broken is None else broken
+    return kernels.missing() if broken is None else broken
 
 
 def convolve(
@@ -87,6 +86,10 @@ def convolve(
     *,
     interpret: bool = False,
 ) -> Float[Array, "B *out C"]:
+    """`y_i = sum_k x_{i + k - padding} W_k`, each channel with a kernel of its own.
+
+    A number that is not finite reaches rows next to those that see it.
+    """
     B, C, (H, W) = len(x), x.shape[-1], problem.size
     wide, high = _box(C, EACH)
     columns = _columns(W)
@@ -95,7 +98,8 @@ def convolve(
         (x, kernel),
         [jax.ShapeDtypeStruct((B, H, W, C), x.dtype)],
         (pl.cdiv(B * pl.cdiv(H, ROWS), high), pl.cdiv(W, columns), pl.cdiv(C, wide)),
-        WARP,
+        warps=1,
+        stages=1,
         interpret=interpret,
     )
     return y
@@ -119,7 +123,8 @@ def kernel_gradient(
         (x, y),
         [jax.ShapeDtypeStruct((math.prod(programs[:2]), *problem.window, C), jnp.float32)],
         programs,
-        WARP,
+        warps=1,
+        stages=1,
         interpret=interpret,
     )
     return sums.sum(axis=0)[:, :, None].astype(x.dtype)
@@ -141,8 +146,8 @@ def _tile(shape: tuple[int, ...], number: Array, c: Array, each: int, rows: int)
     B, H, _, C = shape
     wide, high = _box(C, each)
     at, count = number * high + iota(high), pl.cdiv(H, rows)
-    row = lax.rem(at, count) * rows
-    return Tile(lax.div(at, count), row, at < B * count, c * wide + iota(wide))
+    image, row = unravel(at, (B, count))
+    return Tile(image, row * rows, at < B * count, c * wide + iota(wide))
 
 
 def _convolve(problem, columns, number, part, c, x, kernel, y):
@@ -158,6 +163,7 @@ def _convolve(problem, columns, number, part, c, x, kernel, y):
         return triton.load(kernel.at[i, j, 0, channel], mask=there, other=0.0).astype(jnp.float32)
 
     def step(i: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        i = i.astype(jnp.int32)
         weights = [[weight(i - r, j) for j in range(w)] for r in range(ROWS)]
         found = list(sums)
         for column in range(columns + w - 1):
@@ -180,7 +186,8 @@ def _of_kernel(problem, columns, steps, number, part, c, x, y, sums):
     left = part * columns
 
     def step(k: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        tile, found = _tile(y.shape, number * steps + k, c, EACH_BACK, 1), list(sums)
+        at = number * steps + k.astype(jnp.int32)
+        tile, found = _tile(y.shape, at, c, EACH_BACK, 1), list(sums)
         cts = [tile.read(y, tile.row, left + column) for column in range(columns)]
         for i, column in itertools.product(range(h), range(columns + w - 1)):
             seen = tile.read(x, tile.row + i - above, left + column - before)

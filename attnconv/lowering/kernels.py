@@ -1,4 +1,4 @@
-"""Attention in Pallas kernels, by Triton on CUDA: scores never leave the chip.
+"""Attention in Pallas kernels, by Triton on CUDA: scores never leave the chip. And how to call one.
 
 A program has a tile of one head: `R` queries, for which it goes over the run of keys that they see,
 or in the gradient of keys and values `R` keys and the run of queries that see them; `C` of a run at
@@ -19,11 +19,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int
 
-from attnconv.lowering.linear import varying
 from attnconv.lowering.rules import Moving, Residual, residual_of
 
 FLOATS = ("bfloat16", "float16", "float32")
-LONG = 512  # bytes that a vector may have
+MEASURED, MOST = 256, 512  # bytes of a vector: up to which sizes were measured, and at most
 HOPPER = 9  # the major compute capability
 LEAST = 16  # features, which Triton's products need; their number is a power of two
 
@@ -124,7 +123,8 @@ def forward(
         (query, key, value, more, scale.reshape(1)),
         [query, rows, rows],
         (len(query), query.shape[2], layout.tiles(sizes, of_keys=False)),
-        sizes,
+        warps=sizes.warps,
+        stages=sizes.stages,
         interpret=interpret,
     )
     # y is written in the dtype of the query: to move it takes about as long as to compute it.
@@ -173,7 +173,8 @@ def backward(
         (given, more),
         [query, jax.ShapeDtypeStruct(query.shape[:-1], scale.dtype)],
         (len(query), query.shape[2], layout.tiles(sizes, of_keys=False)),
-        sizes,
+        warps=sizes.warps,
+        stages=sizes.stages,
         interpret=interpret,
     )
     sizes = layout.sizes(query, of_keys=True)
@@ -182,7 +183,8 @@ def backward(
         (given, more),
         [key, value],
         (len(key), key.shape[2], layout.tiles(sizes, of_keys=True)),
-        sizes,
+        warps=sizes.warps,
+        stages=sizes.stages,
         interpret=interpret,
     )
     return Moving(dquery, dkey, dvalue, None, along.sum()), given
@@ -193,16 +195,21 @@ def call(
     arrays: Any,
     out: list[Any],
     programs: tuple[int, int, int],
-    sizes: Sizes,
     *,
+    warps: int,
+    stages: int,
     interpret: bool,
 ) -> Any:
-    """The results of a kernel, shaped as `out`, with a program for each example, head and tile.
+    """The results of a kernel, shaped as `out`.
 
-    The kernel takes the three numbers, then the tree of arrays and the results, as references.
+    Args:
+      kernel: takes the three numbers of a program, as of an example, a head and a tile, then the
+        tree of arrays and the results, as references.
+      programs: how many numbers there are of each kind.
+      warps, stages: see `Sizes`.
     """
     leaves, tree = jax.tree.flatten(arrays)
-    varying = jax.typeof(leaves[0]).manual_axis_type  # under `shard_map`
+    axes = jax.typeof(leaves[0]).manual_axis_type  # under `shard_map`
 
     def fill(*refs: Any) -> None:
         number = unravel(pl.program_id(0), programs)
@@ -210,10 +217,10 @@ def call(
 
     return pl.pallas_call(
         fill,
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varying) for x in out],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=axes) for x in out],
         grid=(math.prod(programs),),  # along the only axis that is not short on CUDA
         interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=sizes.warps, num_stages=sizes.stages),
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages),
     )(*leaves)
 
 
@@ -228,21 +235,25 @@ def refusal(moving: Moving) -> str | None:
     rules = (
         (query.dtype in FLOATS, f"dtype {query.dtype}"),
         (query.dtype == key.dtype == value.dtype, "arrays of several dtypes"),
-        (size_of(query) <= LONG, f"K = {query.shape[-1]} in {query.dtype}"),
+        (size_of(query) <= MEASURED, f"K = {query.shape[-1]} in {query.dtype}"),
     )
     broken = next((reason for holds, reason in rules if not holds), None)
-    return missing(query) if broken is None else broken
+    return missing() if broken is None else broken
 
 
-def missing(x: Array) -> str | None:
+def missing() -> str | None:
     """What the machine lacks for kernels to be taken where nobody asks for them."""
     if jax.default_backend() != "gpu":
         return "a call without a CUDA device"
     if not getattr(jax.devices()[0], "compute_capability", "").startswith(f"{HOPPER}."):
         return "a GPU that is no Hopper, on which they were measured"
-    if jax.device_count() > 1 and not varying(x):
-        return "several devices outside of shard_map, among which XLA shares out only its own"
-    return None
+    return None if alone() else "several devices outside of shard_map"
+
+
+def alone() -> bool:
+    """Whether arrays are all on one device: XLA can only share out what is its own."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
 
 
 def promoted(moving: Moving) -> Moving:
@@ -257,9 +268,9 @@ def promoted(moving: Moving) -> Moving:
     if dtype.itemsize > moving.scale.dtype.itemsize:  # float64, of which there are no products
         dtype = moving.scale.dtype
     query, key, value = (x.astype(dtype) for x in moving[:3])
-    if (size := size_of(query)) > LONG:
+    if (size := size_of(query)) > MOST:
         raise ValueError(
-            f"query: expected features of at most {LONG} bytes, their number rounded up to a power "
+            f"query: expected features of at most {MOST} bytes, their number rounded up to a power "
             f"of 2, with implementation 'pallas', got {size}"
         )
     return moving._replace(query=query, key=key, value=value)

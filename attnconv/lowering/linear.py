@@ -50,16 +50,15 @@ def alike(*arrays: jax.Array) -> list[jax.Array]:
     A rule for derivatives then sees one kind of array only, and what became varying here is summed
     over these axes when it is transposed.
     """
-    axes = frozenset().union(*(varying(x) for x in arrays))
-    missing = [tuple(axes - varying(x)) for x in arrays]
+    axes = frozenset().union(*(_varying(x) for x in arrays))
+    missing = [tuple(axes - _varying(x)) for x in arrays]
     return [
         lax.pcast(x, names, to="varying") if names else x
         for x, names in zip(arrays, missing, strict=True)
     ]
 
 
-def varying(x: jax.Array) -> frozenset[str]:
-    """The mesh axes over which it varies, inside of `shard_map`."""
+def _varying(x: jax.Array) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 
 

@@ -1,12 +1,14 @@
 """Neighborhood attention: which form it takes, by the platform and the arrays."""
 
+import dataclasses
+
 from jaxtyping import Array, Float
 
 from attnconv.lowering import kernels, neighborhood_kernel
 from attnconv.lowering.choice import note
 from attnconv.lowering.neighborhood_kernel import Kernel
 from attnconv.lowering.neighborhood_tiles import Tiles
-from attnconv.lowering.rules import Form, Moving, Own, attend
+from attnconv.lowering.rules import Form, Moving, Ways, attend
 from attnconv.lowering.tiles import Tiling
 
 
@@ -24,20 +26,17 @@ def attention(
     )
     boxes = neighborhood_kernel.tiles(moving.query, len(tiling))
     dtype = moving.query.dtype
+    # As one batch under `vmap`, a bias for all examples would be one for each.
+    kernel = Kernel(tiling, folds=scale is not None and moving.bias is None)
     if implementation == "pallas":
         moving = kernels.promoted(moving)
         reason = f"implementation is 'pallas'; {boxes}"
         note("neighborhood_attention", "cuda", "kernel", reason)
         note("neighborhood_attention", "cpu", "interpreted kernel", reason)
         note("neighborhood_attention", "other", "all tiles", "kernels are for CUDA")
-        own: tuple[tuple[str, Own], ...] = (
-            ("cuda", Kernel(tiling)),
-            ("cpu", Kernel(tiling, interpret=True)),
-        )
+        own: Ways = (("cuda", kernel), ("cpu", dataclasses.replace(kernel, interpret=True)))
         return attend(Form(kind, own), moving, ())[0].astype(dtype)
     refusal = kernels.refusal(moving)
-    # As one batch under `vmap`, a bias for all examples would be one for each.
-    kernel = Kernel(tiling, folds=scale is not None and moving.bias is None)
     own = (("cuda", kernel), ("cpu", kind))
     on_cuda = ("kernel", boxes)
     if refusal is not None:

@@ -25,7 +25,7 @@ BOX = {1: (64,), 2: (8, 8), 3: (4, 4, 4)}  # positions of a tile along each axis
 # H200, B 64, 56 x 56, N 8, K 64, bfloat16, window 7, ms: y 0.65, dq 0.94, dk and dv 1.12; with 64
 # of a run and two stages 0.77, 1.03, 1.42; with tiles of 16 x 8 0.94 to 1.45, 1.35, 1.55.
 SIZES = Sizes(64, 32, 4, 1)
-LONG, OF_LONG = 256, Sizes(64, 16, 8, 1)  # bytes of a vector, and what longer ones leave room for
+OF_LONG = Sizes(64, 16, 8, 1)  # what longer vectors than those measured leave room for
 AFAR = 1 << 30  # before the first position, where no window reaches
 
 
@@ -148,9 +148,9 @@ class _Grid:
             i = (start + at)[:, None]
             least = _first(axis, jnp.minimum(i, size - 1), size)
             if self.by_place:
-                j = least + iota(axis.window)
+                j = least + iota(axis.window)[None]
             else:
-                j = i + iota(2 * axis.window - 1) - (axis.window - 1)
+                j = i + iota(2 * axis.window - 1)[None] - (axis.window - 1)
             seen = (i < size) & (j >= 0) & (j < size) & (j >= least) & (j < least + axis.window)
             shape = len(i), -1
             column = (column[:, :, None] * extent + (j - first)[:, None]).reshape(shape)
@@ -243,7 +243,8 @@ def _bias_gradient(
         (given, table),
         [jax.ShapeDtypeStruct((N, tiles, sizes.own, parts * sizes.run), table.dtype)],
         (1, N, tiles * parts),
-        sizes,
+        warps=sizes.warps,
+        stages=sizes.stages,
         interpret=interpret,
     )
 
@@ -259,7 +260,7 @@ def _bias_gradient(
 
 def _of_tile(layout, sizes, parts, b, n, number, given, table, sums):
     """`ds` of a tile and a part of its run, summed over the examples."""
-    number, part = lax.div(number, parts), lax.rem(number, parts)
+    number, part = unravel(number, (layout.tiles(sizes, of_keys=False), parts))
     scale, wide = given.scale[0], given.scale.dtype
     g = n // (given.query.shape[2] // given.key.shape[2])
 
@@ -278,7 +279,7 @@ def _of_tile(layout, sizes, parts, b, n, number, given, table, sums):
 
 
 def _sizes(query: Any) -> Sizes:
-    return OF_LONG if kernels.size_of(query) > LONG else SIZES
+    return OF_LONG if kernels.size_of(query) > kernels.MEASURED else SIZES
 
 
 def _first(axis: Axis, query: Array, size: Array) -> Array:

@@ -72,6 +72,9 @@ class Own(Protocol):
         """The gradient of `<y, ct>`."""
 
 
+Ways = tuple[tuple[str, Own], ...]  # by platform
+
+
 class Form(NamedTuple):
     """All that is known of a call when it is traced; hashable.
 
@@ -81,7 +84,7 @@ class Form(NamedTuple):
     """
 
     kind: Plain
-    own: tuple[tuple[str, Own], ...]
+    own: Ways
 
     def choose(self, args: Any, of_own: Callable[[Own], Any], plain: Callable[..., Any]) -> Any:
         """The results of `of_own` of the platform's own way, or of `plain`."""

@@ -34,6 +34,7 @@ class Scripted(Process):
             self.order.append(arguments[0])
             return next(self.seconds[arguments[0]])
         assert name == "forget"
+        return 0.0
 
 
 def measured(worker, case=TWO, seconds=0.0):

@@ -144,6 +144,7 @@ RESTRICTED = {
     "mask for all, and lengths": (RNG.random((1, 1, 1, 12)) < 0.7, None, np.array([12, 5, 1])),
     "a mask of one for all keys": (np.array([1, 0, 1]).reshape(3, 1, 1, 1) > 0, None, None),
     "lengths": (None, np.array([12, 0, 3]), np.array([5, 12, 0])),
+    "no queries": (None, np.array([0, 12, 1]), None),
     "lengths of queries": (None, np.array([1, 12, 7], np.int8), None),
 }
 

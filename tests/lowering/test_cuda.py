@@ -15,7 +15,6 @@ from attnconv import functional as F
 pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
-HALF = ("bfloat16", "float16")
 attention, neighborhood = F.dot_product_attention, F.neighborhood_attention
 
 
@@ -98,10 +97,9 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("dtype", HALF[:1])
 @pytest.mark.parametrize("T", [64, 192])
 @pytest.mark.parametrize("name", PLAIN)
-def test_attention_at_lengths_that_broke_kernels(name, T, dtype):
+def test_attention_at_lengths_that_broke_kernels(name, T):
     """cuDNN has been reported to give gradients that are not numbers at 64 mod 128."""
     rng = np.random.default_rng(T)
     options = as_arrays(PLAIN[name])
@@ -111,10 +109,21 @@ def test_attention_at_lengths_that_broke_kernels(name, T, dtype):
             if options["mask"].shape[2] == 1
             else (options["mask"][..., :T, :T])
         )
-    moving = [draw(rng, dtype, 2, T, n, 64) for n in (4, 2, 2)]
+    moving = [draw(rng, "bfloat16", 2, T, n, 64) for n in (4, 2, 2)]
+    if name == "lengths":
+        moving[0] *= 30  # exp of a score that is not seen is not finite
     function = functools.partial(attention, **options)
     formula = functools.partial(function, implementation="reference")
-    check(function, formula, moving, draw(rng, dtype, 2, T, 4, 64))
+    check(function, formula, moving, draw(rng, "bfloat16", 2, T, 4, 64))
+
+
+def test_one_query_and_the_keys_of_its_length():
+    rng = np.random.default_rng(0)
+    moving = [draw(rng, "bfloat16", 3, n, h, 64) for n, h in ((1, 4), (300, 2), (300, 2))]
+    options = {"key_value_seq_lengths": jnp.array([300, 1, 70])}
+    function = functools.partial(attention, **options)
+    formula = functools.partial(function, implementation="reference")
+    check(function, formula, moving, draw(rng, "bfloat16", 3, 1, 4, 64))
 
 
 @pytest.mark.parametrize("implementation", ["auto", "pallas"])
@@ -132,9 +141,8 @@ def test_neighborhood(implementation, dtype, seed):
     }
     B, N, G, K = 2, 4, int(rng.choice([2, 4])), int(rng.choice([24, 32, 64, 128]))
     moving = [draw(rng, dtype, B, *grid, n, K) for n in (N, G, G)]
-    if seed > 2:
-        by_place = seed % 3 and not any(options["is_causal"])
-        sizes = options["window"] if by_place else [2 * w - 1 for w in options["window"]]
+    if seed > 1:
+        sizes = options["window"] if seed % 2 else [2 * w - 1 for w in options["window"]]
         moving.append(draw(rng, dtype, N, *sizes))
 
     def function(query, key, value, bias=None):
@@ -178,6 +186,7 @@ def test_conv(name, dtype):
 def test_under_vmap():
     """Of gradients, where each has kernels of its own."""
     rng = np.random.default_rng(0)
+    mask = jnp.asarray(rng.random((2, 1, 99, 99)) < 0.8)
     for function, shapes in (
         (functools.partial(F.conv, groups=32), [(2, 9, 9, 32), (3, 3, 1, 32)]),
         (F.conv, [(2, 9, 9, 16), (3, 3, 16, 32)]),
@@ -185,6 +194,7 @@ def test_under_vmap():
         (functools.partial(neighborhood, window=5, implementation="pallas"), [(2, 99, 4, 32)] * 3),
         (functools.partial(attention, implementation="pallas"), [(2, 99, 4, 32)] * 3),
         (attention, [(2, 99, 4, 32)] * 3),
+        (functools.partial(attention, mask=mask), [(2, 99, 4, 32)] * 3),
     ):
         moving = [draw(rng, "bfloat16", 3, *shape) for shape in shapes]
         gradient = jax.grad(lambda *xs, f=function: jnp.float32(f(*xs)).sum(), (0, 1))

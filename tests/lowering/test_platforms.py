@@ -156,7 +156,7 @@ def test_attention_lowers_to_kernels(bias, mask, options, K):
 @pytest.fixture
 def hopper(monkeypatch):
     """A machine that kernels are taken on."""
-    monkeypatch.setattr(kernels, "missing", lambda x: None)
+    monkeypatch.setattr(kernels, "missing", lambda: None)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -182,12 +182,27 @@ def test_kernels_are_taken_where_they_are_measured_to_be_faster():
     assert forms(attention, *short, bias=jnp.zeros((8, 8))) == ["matrix", "matrix", "matrix"]
     few = half(2, 4, 4, 64), *long[1:]
     assert forms(attention, *few, mask=jnp.ones((4, 1024), bool))[1] == "matrix"
+    eight = jnp.zeros((1, 1, 1, 1024), jnp.float8_e4m3fn)
+    assert forms(attention, *long, bias=eight)[1] == "matrix"
     assert forms(attention, *[array(2, 512, 4, 64)] * 3)[1] == "matrix"
     assert forms(attention, *[array(2, 1024, 4, 64)] * 3)[1] == "kernel"
-    assert forms(attention, *[array(2, 1024, 4, 256)] * 3)[1] == "matrix"
+    assert forms(attention, *[array(2, 1024, 4, 128)] * 3)[1] == "matrix"
     near = functools.partial(F.neighborhood_attention, window=3)
     assert forms(near, *[half(2, 9, 9, 4, 64)] * 3) == ["tiles", "kernel", "all tiles"]
     assert forms(near, *[half(2, 9, 9, 4, 64)] * 2, array(2, 9, 9, 4, 64))[1] == "all tiles"
+
+
+@pytest.mark.usefixtures("hopper")
+def test_kernels_lower_with_wide_integers():
+    near = functools.partial(F.neighborhood_attention, window=3)
+    image, bias = half(2, 9, 9, 4, 64), half(4, 3, 3)
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        both = gradient(lambda *arrays: near(*arrays[:3], bias=arrays[3]))
+        assert kernels_of(both, image, image, image, bias) == 4
+        attend = gradient(lambda *arrays: attention(*arrays[:3], bias=arrays[3]))
+        assert kernels_of(attend, *[half(2, 64, 4, 64)] * 3, half(1, 4, 64, 64)) == 4
+        depthwise = gradient(functools.partial(F.conv, groups=96))
+        assert kernels_of(depthwise, half(2, 9, 9, 96), half(7, 7, 1, 96)) == 3
 
 
 @pytest.mark.usefixtures("hopper")
