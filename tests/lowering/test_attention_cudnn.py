@@ -150,7 +150,21 @@ RESTRICTED = {
 
 
 @pytest.mark.parametrize(
-    ("name", "causal"), [*((name, False) for name in RESTRICTED), ("lengths", True)]
+    ("name", "causal"),
+    [
+        ("mask for all, and lengths", False),
+        ("no queries", False),
+        *(
+            pytest.param(name, causal, marks=pytest.mark.slow)
+            for name, causal in [
+                ("mask", False),
+                ("a mask of one for all keys", False),
+                ("lengths", False),
+                ("lengths", True),
+                ("lengths of queries", False),
+            ]
+        ),
+    ],
 )
 def test_masks_of_keys_and_lengths_are_lengths_for_its_kernels(monkeypatch, name, causal):
     """What its kernels find beyond the lengths is noise."""

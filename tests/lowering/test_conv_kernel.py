@@ -27,7 +27,7 @@ CASES = {
 }
 
 
-SLOW = ("several tiles", "much padding", "valid")
+SLOW = ("several tiles", "much padding", "valid", "even")
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
