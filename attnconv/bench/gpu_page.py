@@ -14,10 +14,10 @@ gradient, over that of the formula's, at most 1e-2 in bfloat16 and 1e-5 in float
 training step is that of its first losses from ours. A sample queues as many runs as take 20 ms or
 more and waits once, after as many that are not timed; the runs take turns on 3 to 16 copies of the
 inputs, so that none is read from a cache. Samples are taken 7 times; the spread is that of their
-quartiles. Float32 products are those of float32: TF32 is off for every peer. PyTorch's convolutions
-and steps and FlexAttention are compiled by `torch.compile`; its steps have autocast, channels last
-and a fused AdamW. Memory is the peak of one run above its inputs: for JAX as the compiler planned
-it, for PyTorch as its allocator saw it."""
+quartiles. Float32 products are those of float32: TF32 is off for every peer. PyTorch's steps and
+FlexAttention are compiled by `torch.compile`, but no convolution alone, which takes longer then;
+its steps have autocast, channels last and a fused AdamW. Memory is the peak of one run above its
+inputs: for JAX as the compiler planned it, for PyTorch as its allocator saw it."""
 
 
 def append(folder: Path) -> None:
