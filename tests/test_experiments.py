@@ -72,8 +72,8 @@ def test_the_dtype_is_in_the_configuration(entrypoint, tmp_path):
     [
         ("compare", ["--task=digit"], "'digit'; did you mean 'digits'"),
         ("compare", ["--models=cnn,atention"], "unknown model 'atention'; did you mean"),
-        ("compare", ["--match=param"], "--match=param"),
-        ("compare", ["--dtype=float16"], "--dtype=float16"),
+        pytest.param("compare", ["--match=param"], "--match=param", marks=pytest.mark.slow),
+        pytest.param("compare", ["--dtype=float16"], "--dtype=float16", marks=pytest.mark.slow),
         ("compare", ["--train_sizes=few"], "train_sizes=few: expected a number"),
         ("compare", ["--modles=cnn"], "modles"),
         ("compare", ["--task=mnist", "--data_dir=nowhere"], "nowhere"),

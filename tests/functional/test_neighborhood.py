@@ -269,7 +269,8 @@ def test_gradients_of_the_kernel_are_those_of_dense_attention(name):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=3e-5)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_kernel_in_half_precision(dtype):
     """Weights are rounded as products take them: a few roundings of numbers about 1."""
     arrays = [x.astype(dtype) for x in small(3, grid=(9, 10), features=20)]

@@ -16,6 +16,7 @@ from attnconv.lowering import kernels
 from attnconv.spec import Spec
 
 PLATFORMS = ("cuda", "tpu")
+SLOW = pytest.mark.slow
 
 
 def array(*shape, dtype=jnp.float32):
@@ -225,7 +226,10 @@ def test_mapped_calls_are_one_batch_of_kernels(folds):
         assert ("tensor<6x" in text) == folds and ("stablehlo.while" in text) != folds
 
 
-@pytest.mark.parametrize("name", ["cnn", "attention", "neighborhood", "gated"])
+@pytest.mark.parametrize(
+    "name",
+    ["cnn", "attention", *(pytest.param(n, marks=SLOW) for n in ("neighborhood", "gated"))],
+)
 def test_training_steps_lower(name):
     spec = Spec((8, 8, 1), 10)
     size = models.size_for(name, spec, budget=5000)
