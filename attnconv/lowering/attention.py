@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from attnconv.lowering import attention_cpu, attention_cudnn, attention_kernel, kernels
+from attnconv.lowering import attention_cpu, attention_cudnn, attention_kernel, attention_loops
 from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.attention_cudnn import CuDNN
 from attnconv.lowering.attention_kernel import Kernel
@@ -196,7 +196,7 @@ def attention(
         x is None or len(x) == len(moving.query) for x in (moving.bias, fixed.mask)
     )
     if implementation == "pallas":
-        dtype, moving = moving.query.dtype, kernels.promoted(moving)
+        dtype, moving = moving.query.dtype, attention_loops.promoted(moving)
         reason = f"implementation is 'pallas'; {attention_kernel.tiles(moving.query)}"
         note("dot_product_attention", "cuda", "kernel", reason)
         note("dot_product_attention", "cpu", "interpreted kernel", reason)

@@ -12,9 +12,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from attnconv.lowering import kernels
+from attnconv.lowering import attention_loops
 from attnconv.lowering.attention_cpu import Fixed
-from attnconv.lowering.kernels import Backward, Places, Sizes, Tile, dot, iota, of_run, unravel
+from attnconv.lowering.attention_loops import Backward, Places, Sizes, Tile, dot, rows_of
+from attnconv.lowering.kernels import call, iota, unravel
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.rules import Moving, Residual
 
@@ -33,7 +34,7 @@ OF_LONG = Sizes(64, 16, 8, 2)  # what longer vectors than those measured leave r
 
 def refusal(moving: Moving) -> str | None:
     """Why another form than the kernels is taken where nobody asks for them; None if they are."""
-    broken = kernels.refusal(moving)
+    broken = attention_loops.refusal(moving)
     if broken is not None:
         return broken
     if moving.bias is not None and moving.bias.dtype.itemsize < 2:
@@ -64,20 +65,20 @@ class Kernel:
 
     def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
         layout, more = self._layout(moving), _more(moving, fixed)
-        return kernels.forward(layout, moving, more, interpret=self.interpret)
+        return attention_loops.forward(layout, moving, more, interpret=self.interpret)
 
     def backward(
         self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
     ) -> Moving:
         layout, more = self._layout(moving), _more(moving, fixed)
-        gradient, given = kernels.backward(
+        gradient, given = attention_loops.backward(
             layout, moving, more, y, residual, ct, interpret=self.interpret
         )
         if moving.bias is None:
             return gradient
         B, N, T, S = moving.bias.shape
         sizes = _sizes(moving.query, of_keys=True)
-        (dbias,) = kernels.call(
+        (dbias,) = call(
             functools.partial(_of_bias, layout, sizes),
             (given, more),
             [moving.bias],
@@ -188,7 +189,7 @@ class _Sequence:
 
 
 def _sizes(query: Any, *, of_keys: bool) -> Sizes:
-    if kernels.size_of(query) > kernels.MEASURED:
+    if attention_loops.size_of(query) > attention_loops.MEASURED:
         return OF_LONG
     sizes = OF_KEYS if of_keys else OF_QUERIES
     # A product of float32 is one of three numbers, which take registers.
@@ -236,11 +237,11 @@ def _of_bias(
     def step(i: Array, total: Float[Array, "R C"]) -> Float[Array, "R C"]:
         b, n, queries, keys = at(i.astype(jnp.int32))
         g = n // (N // G)
-        q, c, log, offset = of_run(given, queries, b, n)
+        rows = rows_of(given, queries, b, n)
         k, v = keys.read(key, b, g), keys.read(given.value, b, g)
-        scores = dot(q, k.T, wide) * scale
+        scores = dot(rows.query, k.T, wide) * scale
         scores = layout.seen(scores, queries, keys, b, n, more, of_keys=False)
-        return total + jnp.exp(scores - log[:, None]) * (dot(c, v.T, wide) - offset[:, None])
+        return total + rows.of_scores(scores, v)
 
     total = lax.fori_loop(0, math.prod(summed), step, jnp.zeros((R, C), wide))
     b, n, queries, keys = at(jnp.int32(0))

@@ -4,7 +4,7 @@ import dataclasses
 
 from jaxtyping import Array, Float
 
-from attnconv.lowering import kernels, neighborhood_kernel
+from attnconv.lowering import attention_loops, neighborhood_kernel
 from attnconv.lowering.choice import note
 from attnconv.lowering.neighborhood_kernel import Kernel
 from attnconv.lowering.neighborhood_tiles import Tiles
@@ -29,14 +29,14 @@ def attention(
     # As one batch under `vmap`, a bias for all examples would be one for each.
     kernel = Kernel(tiling, folds=scale is not None and moving.bias is None)
     if implementation == "pallas":
-        moving = kernels.promoted(moving)
+        moving = attention_loops.promoted(moving)
         reason = f"implementation is 'pallas'; {boxes}"
         note("neighborhood_attention", "cuda", "kernel", reason)
         note("neighborhood_attention", "cpu", "interpreted kernel", reason)
         note("neighborhood_attention", "other", "all tiles", "kernels are for CUDA")
         own: Ways = (("cuda", kernel), ("cpu", dataclasses.replace(kernel, interpret=True)))
         return attend(Form(kind, own), moving, ())[0].astype(dtype)
-    refusal = kernels.refusal(moving)
+    refusal = attention_loops.refusal(moving)
     own = (("cuda", kernel), ("cpu", kind))
     on_cuda = ("kernel", boxes)
     if refusal is not None:

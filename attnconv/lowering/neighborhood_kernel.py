@@ -16,8 +16,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float, Int
 
-from attnconv.lowering import kernels
-from attnconv.lowering.kernels import Backward, Places, Sizes, Tile, dot, iota, of_run, unravel
+from attnconv.lowering import attention_loops
+from attnconv.lowering.attention_loops import Backward, Places, Sizes, Tile, dot, rows_of
+from attnconv.lowering.kernels import call, iota, unravel
 from attnconv.lowering.rules import Moving, Residual
 from attnconv.lowering.tiles import Axis, Tiling
 
@@ -47,7 +48,7 @@ class Kernel:
 
     def forward(self, moving: Moving, fixed: Any) -> tuple[Array, Residual]:
         del fixed
-        y, residual = kernels.forward(
+        y, residual = attention_loops.forward(
             self._layout(moving.bias), _flat(moving), _table(moving), interpret=self.interpret
         )
         log, factor = (x.reshape(moving.query.shape[:-1]) for x in residual)
@@ -59,7 +60,7 @@ class Kernel:
         del fixed
         layout, table = self._layout(moving.bias), _table(moving)
         log, factor = (_one_axis(x[..., None])[..., 0] for x in residual)
-        gradient, given = kernels.backward(
+        gradient, given = attention_loops.backward(
             layout,
             _flat(moving),
             table,
@@ -238,7 +239,7 @@ def _bias_gradient(
     """`db_e = sum_ij ds_ij` over what has the entry, first of one tile in all examples."""
     N, sizes = given.query.shape[2], _sizes(given.query)
     tiles, parts = layout.tiles(sizes, of_keys=False), pl.cdiv(layout.most(), sizes.run)
-    (sums,) = kernels.call(
+    (sums,) = call(
         functools.partial(_of_tile, layout, sizes, parts),
         (given, table),
         [jax.ShapeDtypeStruct((N, tiles, sizes.own, parts * sizes.run), table.dtype)],
@@ -268,10 +269,10 @@ def _of_tile(layout, sizes, parts, b, n, number, given, table, sums):
         b = b.astype(jnp.int32)
         tile = layout.tile(number, b, table, sizes, of_keys=False)
         keys = tile.part(part)
-        q, c, log, offset = of_run(given, tile.own, b, n)
+        rows = rows_of(given, tile.own, b, n)
         k, v = keys.read(given.key, b, g), keys.read(given.value, b, g)
-        scores = tile.seen(dot(q, k.T, wide) * scale, tile.own, keys, n)
-        return total + jnp.exp(scores - log[:, None]) * (dot(c, v.T, wide) - offset[:, None])
+        scores = tile.seen(dot(rows.query, k.T, wide) * scale, tile.own, keys, n)
+        return total + rows.of_scores(scores, v)
 
     total = lax.fori_loop(0, len(given.query), step, jnp.zeros((sizes.own, sizes.run), wide))
     columns = part * sizes.run + iota(sizes.run)
@@ -279,7 +280,7 @@ def _of_tile(layout, sizes, parts, b, n, number, given, table, sums):
 
 
 def _sizes(query: Any) -> Sizes:
-    return OF_LONG if kernels.size_of(query) > kernels.MEASURED else SIZES
+    return OF_LONG if attention_loops.size_of(query) > attention_loops.MEASURED else SIZES
 
 
 def _first(axis: Axis, query: Array, size: Array) -> Array:

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from attnconv.functional import dot_product_attention
-from attnconv.lowering import attention, attention_cpu, attention_kernel, kernels, key_blocks
+from attnconv.lowering import (
+    attention,
+    attention_cpu,
+    attention_kernel,
+    attention_loops,
+    key_blocks,
+)
 
 
 @pytest.fixture(
@@ -29,8 +35,8 @@ def form(request, monkeypatch):
         monkeypatch.setattr(key_blocks, name, size)
     for name, size in {"ROWS": 7, "ROWS_BACK": 5}.items():
         monkeypatch.setattr(attention_cpu, name, size)
-    monkeypatch.setattr(attention_kernel, "OF_QUERIES", kernels.Sizes(8, 32, 4, 2))
-    monkeypatch.setattr(attention_kernel, "OF_KEYS", kernels.Sizes(16, 16, 4, 2))
+    monkeypatch.setattr(attention_kernel, "OF_QUERIES", attention_loops.Sizes(8, 32, 4, 2))
+    monkeypatch.setattr(attention_kernel, "OF_KEYS", attention_loops.Sizes(16, 16, 4, 2))
     jax.clear_caches()
     yield request.param
     jax.clear_caches()
