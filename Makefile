@@ -1,6 +1,8 @@
 # Everything runs in .venv, which is made once from pyproject.toml and constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+# Most of the time of tests is that of compiling what runs once; the proofs optimize.
+UNOPTIMIZED := --xla_backend_optimization_level=0
 
 .PHONY: compare bench test proofs accelerated floors check format env clean
 
@@ -11,7 +13,7 @@ bench: env  ## speed and memory of this machine beside other frameworks; docs/be
 	$(BIN)/python -m experiments.bench --docs
 
 test: env  ## values, gradients, doctests, command lines
-	$(BIN)/python -m pytest -n 2 --dist=worksteal -m "not slow"
+	XLA_FLAGS=$(UNOPTIMIZED) $(BIN)/python -m pytest -n 2 --dist=worksteal -m "not slow"
 
 proofs: env  ## the longer tests
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -m slow

@@ -72,12 +72,17 @@ def test_the_dtype_is_in_the_configuration(entrypoint, tmp_path):
     [
         ("compare", ["--task=digit"], "'digit'; did you mean 'digits'"),
         ("compare", ["--models=cnn,atention"], "unknown model 'atention'; did you mean"),
-        pytest.param("compare", ["--match=param"], "--match=param", marks=pytest.mark.slow),
-        pytest.param("compare", ["--dtype=float16"], "--dtype=float16", marks=pytest.mark.slow),
-        ("compare", ["--train_sizes=few"], "train_sizes=few: expected a number"),
         ("compare", ["--modles=cnn"], "modles"),
-        ("compare", ["--task=mnist", "--data_dir=nowhere"], "nowhere"),
-        ("compare", ["digits"], "unexpected argument 'digits'"),
+        *(
+            pytest.param("compare", flags, message, marks=pytest.mark.slow)
+            for flags, message in (
+                (["--match=param"], "--match=param"),
+                (["--dtype=float16"], "--dtype=float16"),
+                (["--train_sizes=few"], "train_sizes=few: expected a number"),
+                (["--task=mnist", "--data_dir=nowhere"], "nowhere"),
+                (["digits"], "unexpected argument 'digits'"),
+            )
+        ),
         ("train", ["--train_size=9999"], "train_size=9999: digits has 1167 training examples"),
     ],
 )

@@ -17,10 +17,7 @@ from attnconv.models.inputs import Inputs
 from attnconv.models.size import Size
 from attnconv.spec import EMBEDDING, Graph, Spec
 
-# Of programs that run once, most of the time is that of compiling.
-compiled = functools.partial(
-    jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
-)
+compiled = functools.partial(jax.jit, static_argnums=0)
 SIZE = Size(width=8, hidden=12)
 NINE_HEADS = Size(width=9, hidden=12)
 T, LONGEST = 24, 16  # the room of an example, and the longest of `LENGTHS`

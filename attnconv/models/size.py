@@ -1,6 +1,9 @@
 """How large a model is: two numbers, and the fit of them to a budget."""
 
 import dataclasses
+import functools
+import math
+import sys
 from collections.abc import Callable, Sequence
 
 from attnconv.errors import UsageError
@@ -56,21 +59,24 @@ def fit(
     def nominal(width: int) -> Size:
         return Size(width, max(1, round(width * default.hidden / default.width)))
 
-    low, high = 0, 1
-    while cost(nominal(high * multiple)) <= budget:
-        low, high = high, 2 * high
+    # A model is built for each cost: guesses that take it for a square save most of them.
+    cost = functools.cache(cost)
+    low, high, guess = 0, sys.maxsize, max(1, default.width // multiple)
     while high - low > 1:
-        middle = (low + high) // 2
-        if cost(nominal(middle * multiple)) <= budget:
-            low = middle
+        guess = min(max(guess, low + 1), high - 1)
+        found = cost(nominal(guess * multiple))
+        if found <= budget:
+            low = guess
         else:
-            high = middle
+            high = guess
+        guess = round(guess * math.sqrt(budget / found))
 
     fits = []
     for width in {max(low, 1) * multiple, high * multiple}:
         usual = nominal(width)
-        at_one, at_two = cost(Size(width, 1)), cost(Size(width, 2))
-        hidden = max(1, round(1 + (budget - at_one) / (at_two - at_one)))
+        other = max(2, usual.hidden)
+        at_one, at_other = cost(Size(width, 1)), cost(Size(width, other))
+        hidden = max(1, round(1 + (budget - at_one) * (other - 1) / (at_other - at_one)))
         stretch = max(hidden / usual.hidden, usual.hidden / hidden)
         if stretch <= STRETCH and abs(cost(Size(width, hidden)) - budget) <= TOLERANCE * budget:
             fits.append((stretch, Size(width, hidden)))

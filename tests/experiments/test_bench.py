@@ -48,9 +48,11 @@ def test_bench_prints_a_line_for_each_case_and_writes_its_files(tmp_path):
     [
         (["--suite=atention"], "unknown suite 'atention'; did you mean 'attention'"),
         (["--suite=conv", "--cases=depthwize"], "unknown case 'depthwize'; did you mean"),
-        (["--suite=none"], "expected measurements, found no file"),
+        pytest.param(
+            ["--suite=none"], "expected measurements, found no file", marks=pytest.mark.slow
+        ),
         (["--suite=gpu"], "suite=gpu: expected a GPU that JAX finds, found only cpu: "),
-        (["--case=small"], "Unknown command line flag 'case'"),
+        pytest.param(["--case=small"], "Unknown command line flag 'case'", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(flags, message, tmp_path):

@@ -102,7 +102,7 @@ def test_list_shows_every_claim_and_what_it_needs():
             marks=pytest.mark.slow,
         ),
         (["--seed=-1"], "seed=-1: expected a number from 0 to"),
-        (["--sed=1"], "Unknown command line flag 'sed'"),
+        pytest.param(["--sed=1"], "Unknown command line flag 'sed'", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(arguments, message, tmp_path):

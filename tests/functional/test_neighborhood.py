@@ -143,7 +143,8 @@ def test_gradients_are_those_of_dense_attention(seed):
             y = attention(query, key, value, bias=bias, scale=scale, **options)
             return (y * ct).sum(), y
 
-        (_, y), gradients = jax.value_and_grad(loss, range(len(moving)), has_aux=True)(*moving)
+        gradient = jax.value_and_grad(loss, range(len(moving)), has_aux=True)
+        (_, y), gradients = jax.jit(gradient)(*moving)
         return y, *gradients
 
     for actual, expected in zip(of(F.neighborhood_attention), of(dense), strict=True):
@@ -263,7 +264,7 @@ def test_gradients_of_the_kernel_are_those_of_dense_attention(name):
             y = attention(query, key, value, bias=bias, scale=scale, **options)
             return (y * ct).sum()
 
-        return jax.grad(loss, range(len(moving)))(*moving)
+        return jax.jit(jax.grad(loss, range(len(moving))))(*moving)
 
     for actual, expected in zip(gradients(kernel), gradients(dense), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=3e-5)

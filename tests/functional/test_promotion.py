@@ -68,7 +68,7 @@ def test_values_and_gradients(name):
         return y, vjp(y)
 
     arrays = [args[i] for i in moving]
-    expected = all_of(*arrays)
+    expected = jax.jit(all_of)(*arrays)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         actual = jax.jit(all_of)(*arrays)
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
@@ -91,7 +91,8 @@ def test_half_precision_gradients_are_as_close_as_those_of_jax():
     ct = jax.random.normal(rng[4], shapes[0]).astype(HALF)
 
     def gradients(attend, dtype=HALF):
-        return jax.vjp(attend, *(x.astype(dtype) for x in arrays))[1](ct.astype(dtype))
+        of = jax.jit(lambda ct, *arrays: jax.vjp(attend, *arrays)[1](ct))
+        return of(*(x.astype(dtype) for x in (ct, *arrays)))
 
     exact = gradients(jax.nn.dot_product_attention, jnp.float32)
 

@@ -75,10 +75,11 @@ def arrays(seed, dtype=jnp.float32):
     return moving, options, normal(B, T, N, K)
 
 
-def both(form, of, options):
-    """`of(attention)` for the form under test and for the whole matrix."""
+def both(form, of, options, *arrays):
+    """`of(attention, *arrays)`, compiled, for the form under test and for the whole matrix."""
     for name in (form if form in ("chunked", "pallas") else "auto", "reference"):
-        yield of(functools.partial(dot_product_attention, implementation=name, **options))
+        attend = functools.partial(dot_product_attention, implementation=name, **options)
+        yield jax.jit(functools.partial(of, attend))(*arrays)
 
 
 def assert_close(actual, expected, tolerance=1e-5):
@@ -94,15 +95,14 @@ def assert_close(actual, expected, tolerance=1e-5):
 def test_values_and_gradients(form, seed):
     moving, options, ct = arrays(seed)
 
-    def of(attend):
+    def of(attend, ct, scale, *moving):
         def call(scale, *moving):
             return attend(*moving, scale=scale, return_residual=True)
 
-        out, vjp = jax.vjp(call, jnp.float32(0.7), *moving)
-        return out, vjp((ct, jnp.ones(ct.shape[:-1])))
+        out, vjp = jax.vjp(call, scale, *moving)
+        return jax.tree.map(lambda x: jnp.maximum(x, -1e30), (out, vjp((ct, ct[..., 0]))))
 
-    finite = [jax.tree.map(lambda x: jnp.maximum(x, -1e30), out) for out in both(form, of, options)]
-    assert_close(*finite)
+    assert_close(*both(form, of, options, ct, jnp.float32(0.7), *moving))
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.bfloat16, 3e-2), (jnp.float64, 1e-12)])
@@ -110,22 +110,22 @@ def test_dtypes(form, dtype, tolerance):
     with jax.enable_x64(True):
         moving, options, ct = arrays(2, dtype)
 
-        def of(attend):
+        def of(attend, ct, *moving):
             y, vjp = jax.vjp(attend, *moving)
             return y, vjp(ct)
 
-        assert_close(*both(form, of, options), tolerance)
+        assert_close(*both(form, of, options, ct, *moving), tolerance)
 
 
 def test_mixed_dtypes(form):
     (query, key, value, *_), options, ct = arrays(3)
     moving = query.astype(jnp.bfloat16), key, value.astype(jnp.float16)
 
-    def of(attend):
+    def of(attend, ct, *moving):
         y, vjp = jax.vjp(attend, *moving)
         return y, vjp(ct.astype(y.dtype))
 
-    assert_close(*both(form, of, options), 3e-2)
+    assert_close(*both(form, of, options, ct, *moving), 3e-2)
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_windows_beyond_the_arrays_and_lengths_of_few_bits(form, window):
     moving = [jnp.asarray(rng.normal(size=(2, 300, 2, 3)), jnp.float32) for _ in "qkv"]
     options = {"local_window_size": window, "key_value_seq_lengths": jnp.array([100, 7], jnp.int8)}
 
-    def of(attend):
+    def of(attend, *moving):
         y, vjp = jax.vjp(attend, *moving)
         return y, vjp(jnp.cos(y))
 
-    assert_close(*both(form, of, options))
+    assert_close(*both(form, of, options, *moving))
 
 
 @pytest.mark.parametrize(
@@ -158,11 +158,12 @@ def test_keys_that_are_all_as_good_as_masked(form, least):
     query, key, value, *_ = moving
     bias = jnp.zeros((query.shape[1], key.shape[1])).at[::2].set(least)
 
-    def of(attend):
-        y, vjp = jax.vjp(lambda *moving: attend(*moving, bias), query, key, value)
+    def of(attend, ct, bias, *moving):
+        y, vjp = jax.vjp(lambda *moving: attend(*moving, bias), *moving)
         return y, vjp(ct)
 
-    assert_close(*both(form, of, {}), 1e-4 if least == -1e5 else 1e-5)
+    tolerance = 1e-4 if least == -1e5 else 1e-5
+    assert_close(*both(form, of, {}, ct, bias, query, key, value), tolerance)
 
 
 def test_a_bias_has_its_gradient_whatever_the_dtypes():
@@ -172,27 +173,27 @@ def test_a_bias_has_its_gradient_whatever_the_dtypes():
     )
     moving = jnp.asarray(query, jnp.bfloat16), *(jnp.asarray(x, jnp.float32) for x in (key, bias))
 
-    def of(attend):
+    def of(attend, *moving):
         y, vjp = jax.vjp(lambda query, key, bias: attend(query, key, key, bias), *moving)
         return y, vjp(jnp.cos(y))
 
-    assert_close(*both("pallas", of, {}), 1e-2)
+    assert_close(*both("pallas", of, {}, *moving), 1e-2)
 
 
 @pytest.mark.slow
 def test_forward_mode_and_derivatives_of_gradients(form):
     moving, options, ct = arrays(1)
-    along = [jnp.cos(x) for x in moving]
 
-    def of(attend):
+    def of(attend, ct, *moving):
+        along = tuple(jnp.cos(x) for x in moving)
         gradient = jax.grad(lambda *moving: (attend(*moving) * ct).sum(), tuple(range(len(moving))))
         return (
             jax.jvp(attend, moving, along),
             jax.jvp(gradient, moving, along),
-            jax.vjp(gradient, *moving)[1](tuple(along)),
+            jax.vjp(gradient, *moving)[1](along),
         )
 
-    assert_close(*both(form, of, options), 1e-4)
+    assert_close(*both(form, of, options, ct, *moving), 1e-4)
 
 
 @pytest.mark.slow
