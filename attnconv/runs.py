@@ -2,17 +2,19 @@
 
 import concurrent.futures
 import functools
+import itertools
 import operator
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from attnconv.errors import UsageError
 from attnconv.train import Data, Programs, Score, TrainState, evaluate
@@ -57,7 +59,53 @@ def batches(data: Data, order: np.ndarray, start: int, count: int) -> tuple[Data
     if isinstance(data.inputs, jax.Array):
         return data, part, count
     rows = Data(data.inputs[part.ravel()], data.labels[part.ravel()])
-    return rows, np.arange(part.size, dtype=np.int32).reshape(part.shape), count
+    at = np.arange(part.size, dtype=np.int32).reshape(part.shape)
+    return jax.device_put(rows), at, count
+
+
+class Part(NamedTuple):
+    """Some steps of a run, or of several.
+
+    Attributes:
+      start, end: how many were done before them, and after.
+      state: the state after them, whose buffers the next part takes.
+      loss: the mean loss of them; the device need not have finished.
+    """
+
+    start: int
+    end: int
+    state: TrainState
+    loss: Array
+
+
+def course(
+    advance: Callable[..., tuple[TrainState, Array]],
+    state: TrainState,
+    data: Data,
+    order: np.ndarray,
+    *,
+    start: int = 0,
+    every: int = CHUNK,
+) -> Iterator[Part]:
+    """Takes all steps in parts, of at most `CHUNK`, up to each multiple of `every`.
+
+    While the device computes a part, the host puts the batches of the next one in order.
+
+    Args:
+      advance: that of `Programs`, or its `advance_all`.
+      state: where to start, after `start` steps.
+      data: what the order refers to.
+      order: all batches, `[steps, batch]`, or of several runs `[runs, steps, batch]`.
+    """
+    ends, steps = [start], order.shape[-2]
+    while ends[-1] < steps:
+        ends.append(min(steps, ends[-1] + CHUNK, (ends[-1] // every + 1) * every))
+    given = (batches(data, order, a, b - a) for a, b in itertools.pairwise(ends))
+    ready: Any = next(given, None)
+    for a, b in itertools.pairwise(ends):
+        state, loss = advance(state, *ready)
+        ready = next(given, None)
+        yield Part(a, b, state, loss)
 
 
 def train_one(
@@ -92,19 +140,17 @@ def train_one(
         state = programs.init(run.learning_rate, steps, run.seed)
     start, seconds = int(state.step), 0.0
     losses: list[float] = []
-    while start < steps:
-        count = min(CHUNK, steps - start)
-        if save is not None:
-            count = min(count, save_every - start % save_every)
-        began = time.perf_counter()
-        state, loss = programs.advance(state, *batches(data, run.order, start, count))
-        start += count
-        losses += [check_loss(float(loss), run, start)] * count
+    every = CHUNK if save is None else save_every
+    began = time.perf_counter()
+    for part in course(programs.advance, state, data, run.order, start=start, every=every):
+        state, count = part.state, part.end - part.start
+        losses += [check_loss(float(part.loss), run, part.end)] * count
         seconds += time.perf_counter() - began
         on_steps(count)
-        if save is not None and (start % save_every == 0 or start == steps):
+        if save is not None and (part.end % save_every == 0 or part.end == steps):
             save(state, sum(losses) / len(losses), seconds)
             losses = []
+        began = time.perf_counter()
     return scored(programs, data, run, state.params, validation, seconds)
 
 
@@ -123,12 +169,11 @@ def train_together(
     seeds = np.array([run.seed for run in runs])
     state = programs.init_all(rates, np.full(len(runs), steps), seeds)
     began = time.perf_counter()
-    for start in range(0, steps, CHUNK):
-        count = min(CHUNK, steps - start)
-        state, losses = programs.advance_all(state, *batches(data, order, start, count))
-        for loss, run in zip(np.asarray(losses), runs, strict=True):
-            check_loss(float(loss), run, start + count)
-        on_steps(count * len(runs))
+    for part in course(programs.advance_all, state, data, order):
+        state = part.state
+        for loss, run in zip(np.asarray(part.loss), runs, strict=True):
+            check_loss(float(loss), run, part.end)
+        on_steps((part.end - part.start) * len(runs))
     rest = validation, (time.perf_counter() - began) / len(runs)
     return [
         scored(programs, data, run, jax.tree.map(operator.itemgetter(i), state.params), *rest)

@@ -317,15 +317,14 @@ def judged(programs: Programs, params: chex.ArrayTree, data: Data) -> tuple[np.n
 
     Predictions have the shape of the labels.
     """
-    found = []
-    for start in range(0, len(data.labels), EVALUATION_BATCH):
-        batch = [
-            np.asarray(x[start : start + EVALUATION_BATCH]) for x in (data.inputs, data.labels)
-        ]
-        count = len(batch[0])
-        filled = [np.resize(x, (EVALUATION_BATCH, *x.shape[1:])) for x in batch]
-        found.append([np.asarray(x[:count]) for x in programs.judge(params, Data(*filled))])
-    predicted, losses = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    found: list[Any] = []
+    count = len(data.labels)
+    for start in range(0, count, EVALUATION_BATCH):
+        at = np.arange(start, start + EVALUATION_BATCH) % count  # the last batch is filled up
+        batch = jax.device_put(Data(data.inputs[at], data.labels[at]))
+        found.append(programs.judge(params, batch))
+        jax.block_until_ready(found[-2:-1])  # so that the device has two batches at most
+    predicted, losses = (np.concatenate(parts)[:count] for parts in zip(*found, strict=True))
     return predicted, losses
 
 

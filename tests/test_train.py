@@ -243,6 +243,36 @@ def test_data_that_stay_on_the_host_train_the_same(monkeypatch):
     chex.assert_trees_all_equal(on_device.params, streamed.params)
 
 
+def test_the_next_batches_are_put_in_order_before_a_loss_is_asked_for(monkeypatch):
+    told = []
+
+    def batches(data, order, start, count):
+        told.append(f"batches {start} to {start + count}")
+        return data, order, count
+
+    def advance(state, data, order, count):
+        told.append("advance")
+        return state.replace(step=state.step + count), jnp.float32(0.5)
+
+    monkeypatch.setattr(runs, "batches", batches)
+    order = np.zeros((250, 4), np.int32)
+    state = programs().init(0.01, 250, 0).replace(step=20)
+    for part in runs.course(advance, state, toy(), order, start=20, every=130):
+        assert part.state.step == part.end
+        told.append(f"asked at {part.end}")
+    assert told[:5] == [
+        "batches 20 to 120",
+        "advance",
+        "batches 120 to 130",
+        "asked at 120",
+        "advance",
+    ]
+    assert [line for line in told if line.startswith("asked")] == [
+        f"asked at {end}" for end in (120, 130, 230, 250)
+    ]
+    assert list(runs.course(advance, state, toy(), order, start=250)) == []
+
+
 def test_one_program_serves_runs_of_any_length_and_rate():
     own = train.Programs(
         functools.partial(models.make, "mlp", SPEC, models.Size(8, 8)), train.Recipe(batch=16)

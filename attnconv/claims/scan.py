@@ -104,10 +104,9 @@ def trained(
     examples, batch = np.arange(len(lengths)), programs.recipe.batch
     order = batching.order(examples, steps=steps, batch=batch, seed=seed, lengths=lengths)
     run, state = runs.Run(RATE, seed, order), programs.init(RATE, steps, seed)
-    for start in range(0, steps, runs.CHUNK):
-        count = min(runs.CHUNK, steps - start)
-        state, loss = programs.advance(state, *runs.batches(data, order, start, count))
-        runs.check_loss(float(loss), run, start + count)
+    for part in runs.course(programs.advance, state, data, order):
+        state = part.state
+        runs.check_loss(float(part.loss), run, part.end)
     return state.params
 
 
