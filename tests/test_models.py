@@ -70,7 +70,13 @@ def test_parameters_are_those_of_the_layout(name, spec):
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
 @pytest.mark.parametrize(
     ("spec", "budget"),
-    [(DIGITS, 10_000), (DIGITS, 30_000), (ROWS, 30_000), (MNIST, 30_000), (CIFAR, 300_000)],
+    [
+        (DIGITS, 10_000),
+        pytest.param(DIGITS, 30_000, marks=pytest.mark.slow),
+        pytest.param(ROWS, 30_000, marks=pytest.mark.slow),
+        (MNIST, 30_000),
+        (CIFAR, 300_000),
+    ],
     ids=str,
 )
 def test_budget_in_parameters_is_met_within_two_percent(name, spec, budget):
@@ -79,7 +85,11 @@ def test_budget_in_parameters_is_met_within_two_percent(name, spec, budget):
 
 
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
-@pytest.mark.parametrize(("spec", "budget"), [(DIGITS, 600_000), (MNIST, 3_000_000)], ids=str)
+@pytest.mark.parametrize(
+    ("spec", "budget"),
+    [(DIGITS, 600_000), pytest.param(MNIST, 3_000_000, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_budget_in_flops_is_met_within_two_percent(name, spec, budget):
     size = models.size_for(name, spec, budget=budget, match="flops")
     assert models.flops(models.shapes(name, spec, size), spec) == pytest.approx(budget, rel=0.02)
@@ -98,7 +108,9 @@ def test_flops_are_two_for_each_multiply_add():
 
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
 @pytest.mark.parametrize(
-    "spec", [pytest.param(DIGITS, marks=pytest.mark.slow), ROWS, Spec((7, 5, 3), 4)], ids=str
+    "spec",
+    [*(pytest.param(spec, marks=pytest.mark.slow) for spec in (DIGITS, ROWS)), Spec((7, 5, 3), 4)],
+    ids=str,
 )
 def test_every_example_is_scored_on_its_own(name, spec, rng=0):
     model = models.build(name, spec, width=WIDTHS[name], rngs=nnx.Rngs(0))

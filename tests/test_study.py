@@ -1,11 +1,9 @@
 """The grid end to end on real digits, small: what is trained, chosen, stored and said."""
 
 import dataclasses
-import functools
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -210,16 +208,13 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def small():
-    """Models that train in no time, each compiled once and with little effort."""
+    """Models that train in no time, each compiled once."""
     compiled, programs = {}, train.Programs
-    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
     def once(make, recipe, **options):
         name, spec, _ = make.args
         if (name, spec) not in compiled:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(jax, "jit", jit)
-                compiled[name, spec] = programs(make, recipe, **options)
+            compiled[name, spec] = programs(make, recipe, **options)
         return compiled[name, spec]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -47,8 +47,16 @@ def refusal(*args):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "error: dataset: expected the name of a TFDS set, as in --dataset=mnist"),
-        (["--dataset=mnist"], "error: data_dir: expected the folder to put the set in, as in "),
+        pytest.param(
+            [],
+            "error: dataset: expected the name of a TFDS set, as in --dataset=mnist",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["--dataset=mnist"],
+            "error: data_dir: expected the folder to put the set in, as in ",
+            marks=pytest.mark.slow,
+        ),
         (["--dataset=mnist", "--data_dir={}", "--manual_dir={}/no"], "error: manual_dir='"),
     ],
 )

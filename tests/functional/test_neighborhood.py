@@ -132,7 +132,9 @@ def part(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("part")
-@pytest.mark.parametrize("seed", range(100, 104))
+@pytest.mark.parametrize(
+    "seed", [100, 102, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (101, 103))]
+)
 def test_gradients_are_those_of_dense_attention(seed):
     arrays, bias, options = random_case(seed)
     moving = [*arrays, jnp.float32(0.7)] + ([] if bias is None else [bias])
@@ -151,7 +153,9 @@ def test_gradients_are_those_of_dense_attention(seed):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=3e-5)
 
 
-@pytest.mark.parametrize("seed", range(200, 204))
+@pytest.mark.parametrize(
+    "seed", [200, 202, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (201, 203))]
+)
 def test_all_tiles_at_once_are_the_same(seed):
     """The form that other platforms take."""
     (query, key, value), bias, options = random_case(seed)

@@ -90,7 +90,7 @@ def assert_close(actual, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 24))]
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 24))]
 )
 def test_values_and_gradients(form, seed):
     moving, options, ct = arrays(seed)
