@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from attnconv.report import figures, page
 from attnconv.report.text import findings, markdown, table
 from attnconv.report.values import Summary
 
@@ -16,6 +15,8 @@ def write(summary: Summary, out: Path) -> None:
       summary: what `study` wrote as summary.json.
       out: a folder that exists; files of an earlier report are replaced.
     """
+    from attnconv.report import figures, page  # what draws takes as long to import as all the rest
+
     (out / "summary.md").write_text(markdown(summary), encoding="utf-8")
     figures.write(summary, out)
     page.write(summary, out / "report.html")
