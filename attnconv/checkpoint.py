@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
-from attnconv import results, runs, train
+from attnconv import compiled, results, runs, train
 
 
 def train_saved(
-    programs: train.Programs,
+    programs: compiled.Programs,
     data: train.Data,
     run: runs.Run,
     *,
@@ -46,7 +46,7 @@ def train_saved(
 
         def save(state: train.TrainState, loss: float, seconds: float) -> None:
             step = int(state.step)
-            score = train.evaluate(programs, state.params, validation).accuracy
+            score = compiled.evaluate(programs, state.params, validation).accuracy
             line = {"step": step, "loss": loss, "validation": score, "seconds": before + seconds}
             lines.append(line)
             # The line first: one without its state is dropped on resuming, the reverse is not.

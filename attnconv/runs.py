@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from attnconv.compiled import Programs, Score, evaluate
 from attnconv.errors import UsageError
-from attnconv.train import Data, Programs, Score, TrainState, evaluate
+from attnconv.train import Data, TrainState
 
 CHUNK = 100  # steps in one call of a program, and between two looks of the host at the loss
 HOST_BYTES = 8 << 30  # taken for the device's memory where the device does not tell

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import attnconv
-from attnconv import batching, models, results, runs, tasks, train
+from attnconv import batching, compiled, models, results, runs, tasks, train
 from attnconv.config import Cell, Config, completed, load, of_lengths, plan
 from attnconv.errors import UsageError
 from attnconv.summary import METRICS, summary
@@ -64,13 +64,13 @@ def run(
             finished.append(cell)
     on_start(cells, finished)
 
-    programs: dict[str, train.Programs] = {}
+    programs: dict[str, compiled.Programs] = {}
     for cell in cells:
         if cell in finished:
             continue
         if cell.model not in programs:
             make = functools.partial(models.make, cell.model, task.spec, cell.size)
-            programs[cell.model] = train.Programs(
+            programs[cell.model] = compiled.Programs(
                 make, recipe(config), padded=of_lengths(task.spec)
             )
         trainer = functools.partial(train_runs, on_steps=functools.partial(on_steps, cell))
@@ -102,7 +102,7 @@ def run_cell(
     config: Config,
     task: tasks.Task,
     cell: Cell,
-    programs: train.Programs,
+    programs: compiled.Programs,
     train_runs: Trainer,
     out: Path,
 ) -> list[results.Row]:
@@ -137,10 +137,10 @@ def run_cell(
     picked = range(chosen * config.seeds, (chosen + 1) * config.seeds)
 
     test = train.Data(task.test.inputs, task.test.labels)
-    predicted = np.stack([train.judged(programs, trained[i].params, test)[0] for i in picked])
+    predicted = np.stack([compiled.judged(programs, trained[i].params, test)[0] for i in picked])
     path = results.predictions_path(out, cell.model, cell.train_size)
     results.write_predictions(path, predicted)
-    found, of = train.right(predicted, task.test.labels, writes=programs.writes)
+    found, of = compiled.right(predicted, task.test.labels, writes=programs.writes)
     scores_of = dict(zip(picked, found.sum(1) / of.sum(), strict=True))
     rows = []
     for i, (run, result) in enumerate(zip(grid, trained, strict=True)):

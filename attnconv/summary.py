@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from attnconv import environment, results, runs, stats, tasks, train
+from attnconv import compiled, environment, results, runs, stats, tasks
 from attnconv.config import Cell, Config
 
 METRICS = {"label": "accuracy", "labels": "accuracy", "sequence": "exact match"}
@@ -22,7 +22,7 @@ def example_scores(task: tasks.Task, predicted: np.ndarray) -> np.ndarray:
     `p + (right_i - p n_i) / mean(n)`: the spread of that is the spread of a ratio of sums (Cochran
     1977, Sampling Techniques, section 6.4), and labels of one example do not count as independent.
     """
-    found, of = train.right(predicted, task.test.labels, writes=task.spec.output == "sequence")
+    found, of = compiled.right(predicted, task.test.labels, writes=task.spec.output == "sequence")
     seed = found.sum(1, keepdims=True) / of.sum()
     return seed + (found - seed * of) / of.mean()
 

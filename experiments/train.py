@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from attnconv import checkpoint, models, runs, study, train
+from attnconv import checkpoint, compiled, models, runs, study, train
 from attnconv.errors import UsageError
 from experiments import common
 
@@ -36,7 +36,7 @@ FLAGS = flags.FLAGS
 
 
 def train_runs(
-    programs: train.Programs,
+    programs: compiled.Programs,
     data: train.Data,
     grid: list[runs.Run],
     *,

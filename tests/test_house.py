@@ -14,6 +14,7 @@ FLOORS = (
     ("summary",),
     ("checkpoint", "environment", "results", "stats", "config"),
     ("runs",),
+    ("compiled",),
     ("train",),
     ("models", "tasks"),
     ("nn", "decoding", "batching", "analysis"),
@@ -27,6 +28,7 @@ STRANGERS = {
     ("report", "study"),
     ("report", "claims"),
     ("train", "tasks"),
+    ("compiled", "tasks"),
 }
 ONLY_FOR = {"lowering": {"functional", "lowering"}}
 

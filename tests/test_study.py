@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from attnconv import batching, models, results, runs, study, tasks, train
+from attnconv import batching, compiled, models, results, runs, study, tasks
 from attnconv.config import common_budget, completed, defaults, plan
 from attnconv.errors import UsageError
 from attnconv.spec import Graph, Spec
@@ -209,19 +209,19 @@ KINDS = {
 @pytest.fixture(scope="module")
 def small():
     """Models that train in no time, each compiled once."""
-    compiled, programs = {}, train.Programs
+    kept, programs = {}, compiled.Programs
 
     def once(make, recipe, **options):
         name, spec, _ = make.args
-        if (name, spec) not in compiled:
-            compiled[name, spec] = programs(make, recipe, **options)
-        return compiled[name, spec]
+        if (name, spec) not in kept:
+            kept[name, spec] = programs(make, recipe, **options)
+        return kept[name, spec]
 
     with pytest.MonkeyPatch.context() as patch:
         for family in (*models.FAMILIES.values(), *models.SEQUENCES.values()):
             patch.setattr(family, "default", models.Size(8, 8))
         patch.setattr(batching, "PARTS", (2, 1))
-        patch.setattr(train, "Programs", once)
+        patch.setattr(compiled, "Programs", once)
         yield
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnconv import batching, models, runs, tasks, train
+from attnconv import batching, compiled, models, runs, tasks, train
 from attnconv import functional as F
 from attnconv.claims.claim import (
     Claim,
@@ -209,7 +209,7 @@ def generalisation(
     validation, probe = _first(validation, VALIDATION), _first(probe, TEST)
     looks = _first(data, VALIDATION), validation, probe
     placed = runs.place(data)
-    programs = train.Programs(sized(layout, task.spec), RECIPE)
+    programs = compiled.Programs(sized(layout, task.spec), RECIPE)
 
     def run(rate: float, seed: int, steps: int = STEPS) -> runs.Run:
         everything = np.arange(len(data.labels))

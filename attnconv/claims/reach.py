@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from attnconv import models, train
+from attnconv import compiled, models
 from attnconv.claims import training
 from attnconv.claims.claim import (
     Claim,
@@ -95,7 +95,7 @@ def distances(inputs: Float[np.ndarray, "B T C"]) -> Int[np.ndarray, "B T"]:
 
 def by_distance(trained: training.Fit, params: chex.ArrayTree, test: Data) -> Mapping[int, float]:
     """The accuracy in percent of the vectors at each distance from the marked one."""
-    right = train.judged(trained.programs, params, test)[0] == test.labels
+    right = compiled.judged(trained.programs, params, test)[0] == test.labels
     apart = distances(test.inputs)
     return {d: 100 * float(right[apart == d].mean()) for d in DISTANCES}
 

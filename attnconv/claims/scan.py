@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import chex
 import numpy as np
 
-from attnconv import batching, models, runs, tasks, train
+from attnconv import batching, compiled, models, runs, tasks, train
 from attnconv.claims.claim import (
     Claim,
     Evidence,
@@ -74,7 +74,7 @@ def exact_match(task: tasks.Task, seeds: Sequence[int]) -> tuple[list[float], li
     """Percent of the sequences that a net of each seed writes whole: validation, and test."""
     size = models.size_for(MODEL, task.spec, budget=PARAMS)
     make = functools.partial(models.make, MODEL, task.spec, size)
-    programs = train.Programs(make, train.Recipe(), padded=True)
+    programs = compiled.Programs(make, train.Recipe(), padded=True)
     data, validation, test = (
         Data(split.inputs, split.labels) for split in (task.train, task.validation, task.test)
     )
@@ -82,11 +82,11 @@ def exact_match(task: tasks.Task, seeds: Sequence[int]) -> tuple[list[float], li
 
     # Compile before the threads start, or each would.
     first = trained(programs, data, lengths, seed=0, steps=1)
-    train.evaluate(programs, first, Data(validation.inputs[:1], validation.labels[:1]))
+    compiled.evaluate(programs, first, Data(validation.inputs[:1], validation.labels[:1]))
 
     def of(seed: int) -> tuple[float, float]:
         params = trained(programs, data, lengths, seed=seed, steps=STEPS)
-        validated, tested = (train.evaluate(programs, params, on) for on in (validation, test))
+        validated, tested = (compiled.evaluate(programs, params, on) for on in (validation, test))
         return 100 * validated.accuracy, 100 * tested.accuracy
 
     with concurrent.futures.ThreadPoolExecutor(runs.at_once()) as pool:
@@ -95,7 +95,7 @@ def exact_match(task: tasks.Task, seeds: Sequence[int]) -> tuple[list[float], li
 
 
 def trained(
-    programs: train.Programs, data: Data, lengths: np.ndarray, *, seed: int, steps: int
+    programs: compiled.Programs, data: Data, lengths: np.ndarray, *, seed: int, steps: int
 ) -> chex.ArrayTree:
     """The parameters after the last step.
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from attnconv import batching, models, runs, train
+from attnconv import batching, compiled, models, runs, train
 from attnconv.train import Data
 
 
@@ -25,16 +25,16 @@ class Fit:
       train, validation: mean loss and accuracy of each seed.
     """
 
-    programs: train.Programs
+    programs: compiled.Programs
     params: list[chex.ArrayTree]
     rate: float
-    train: list[train.Score]
-    validation: list[train.Score]
+    train: list[compiled.Score]
+    validation: list[compiled.Score]
 
     def right(self, test: Data) -> np.ndarray:
         """For each seed and example, the part of its labels that is predicted, `[R, E]`."""
-        predicted = np.stack([train.judged(self.programs, p, test)[0] for p in self.params])
-        found, of = train.right(predicted, test.labels, writes=self.programs.writes)
+        predicted = np.stack([compiled.judged(self.programs, p, test)[0] for p in self.params])
+        found, of = compiled.right(predicted, test.labels, writes=self.programs.writes)
         return found / of
 
 
@@ -62,7 +62,7 @@ def fit(
       seeds: of weights, subset and batch order.
       subset: the indices of the training examples of a seed; all where None.
       recipe: how it is trained; `train.Recipe()` where None.
-      gradient, augment: as for `train.Programs`.
+      gradient, augment: as for `compiled.Programs`.
     """
     recipe = train.Recipe() if recipe is None else recipe
     programs = _programs(make, recipe, gradient, augment)
@@ -94,7 +94,7 @@ def fit(
 
 
 def follow(
-    programs: train.Programs,
+    programs: compiled.Programs,
     data: Data,
     run: runs.Run,
     looks: Sequence[Data],
@@ -108,7 +108,7 @@ def follow(
     """
     state, path = programs.init(run.learning_rate, len(run.order), run.seed), []
     for start in range(0, len(run.order) + every, every):
-        scores = [train.evaluate(programs, state.params, look) for look in looks]
+        scores = [compiled.evaluate(programs, state.params, look) for look in looks]
         path.append([(score.loss, score.accuracy) for score in scores])
         count = min(every, len(run.order) - start)
         if count <= 0 or scores[0].loss <= least:
@@ -142,9 +142,9 @@ def _programs(
     recipe: train.Recipe,
     gradient: train.Gradient | None,
     augment: Callable[[Any, Any], Any] | None,
-) -> train.Programs:
+) -> compiled.Programs:
     """Kept for the next call, which often is the same arm with more examples: no compiling."""
-    return train.Programs(make, recipe, gradient=gradient, augment=augment)
+    return compiled.Programs(make, recipe, gradient=gradient, augment=augment)
 
 
 def family(name: str, spec: models.Spec, *, params: int) -> Callable[..., nnx.Module]:

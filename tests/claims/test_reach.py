@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnconv import train
+from attnconv import compiled, train
 from attnconv.claims import Setting, reach, training
 from attnconv.claims.claim import FAILS, HOLDS
 from attnconv.spec import Spec
@@ -85,7 +85,7 @@ class Oracle(nnx.Module):
 
 def test_a_net_of_a_known_radius_is_measured_as_such(small):
     test = reach.find_task(400, seed=[0, 2])
-    programs = train.Programs(lambda rngs: Oracle(4, rngs=rngs), train.Recipe())
+    programs = compiled.Programs(lambda rngs: Oracle(4, rngs=rngs), train.Recipe())
     params = nnx.split(Oracle(4, rngs=nnx.Rngs(0)))[1]
     trained = training.Fit(programs, [params], 0.01, [], [])
     found = reach.by_distance(trained, params, test)
@@ -99,7 +99,7 @@ def test_a_net_of_a_known_radius_is_measured_as_such(small):
 @pytest.mark.parametrize("name, radius", [("cnn:9", 4), ("neighborhood:9", 4)])
 def test_what_lies_beyond_a_window_changes_nothing_and_what_lies_in_it_does(small, name, radius):
     make = training.family(name, Spec((24, 5), 4, "labels"), params=4000)
-    programs = train.Programs(make, train.Recipe())
+    programs = compiled.Programs(make, train.Recipe())
     params = programs.init(0.01, 1, 0).params
     trained = training.Fit(programs, [params], 0.01, [], [])
     test = reach.find_task(64, seed=[0, 2])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnconv import batching, runs, tasks, train
+from attnconv import batching, compiled, runs, tasks, train
 from attnconv.claims.training import at_loss, family, follow
 from attnconv.train import Data
 
@@ -20,7 +20,7 @@ def test_values_at_a_loss():
 def test_a_run_that_is_followed_is_that_run():
     digits = tasks.load("digits", seed=0)
     data, other = (Data(s.inputs, s.labels) for s in (digits.train, digits.test))
-    programs = train.Programs(family("mlp", digits.spec, params=5000), train.Recipe())
+    programs = compiled.Programs(family("mlp", digits.spec, params=5000), train.Recipe())
     order = batching.order(np.arange(100), steps=50, batch=32, seed=0)
     run = runs.Run(0.01, 0, order)
     seen = Data(data.inputs[:100], data.labels[:100])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnconv import train
+from attnconv import compiled, train
 from attnconv.claims import Setting, training, translation
 from attnconv.claims.claim import HOLDS
 from attnconv.spec import Spec
@@ -49,7 +49,7 @@ def test_the_margin_holds_what_a_shift_can_move():
 
 def measured(make, x):
     """Of a net as it starts: what the experiment finds, and the same from loops."""
-    programs = train.Programs(make, train.Recipe())
+    programs = compiled.Programs(make, train.Recipe())
     params = programs.init(0.01, 1, 0).params
     trained = training.Fit(programs, [params], 0.01, [], [])
     (found,) = translation._changes(trained, [params], train.Data(x, np.zeros(len(x))))

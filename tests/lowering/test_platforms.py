@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
+from attnconv import compiled, models, train
 from attnconv import functional as F
-from attnconv import models, train
 from attnconv.lowering import attention as lowering
 from attnconv.lowering import kernels
 from attnconv.spec import Spec
@@ -233,7 +233,7 @@ def test_mapped_calls_are_one_batch_of_kernels(folds):
 def test_training_steps_lower(name):
     spec = Spec((8, 8, 1), 10)
     size = models.size_for(name, spec, budget=5000)
-    programs = train.Programs(functools.partial(models.make, name, spec, size), train.Recipe())
+    programs = compiled.Programs(functools.partial(models.make, name, spec, size), train.Recipe())
     data = train.Data(array(100, 8, 8, 1), array(100, dtype=jnp.int32))
     order = array(4, 32, dtype=jnp.int32)
     for platform in PLATFORMS:
