@@ -1,9 +1,4 @@
-"""NNX modules: parameters around the functions of `attnconv.functional`.
-
-`Conv`, `Linear` and `MultiHeadAttention` are Flax's modules with the operator exchanged: the
-constructor's arguments, the names and the shapes of the parameters are Flax's, so a parameter tree
-moves between the two unchanged. The others have no twin in Flax.
-"""
+"""Multi-head attention: of all vectors, of neighbors, and of position as well as content."""
 
 import functools
 import math
@@ -16,42 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError, unknown
-from attnconv.functional import windows
-
-he_normal = nnx.initializers.he_normal()
-
-
-class Conv(nnx.Conv):
-    """`flax.nnx.Conv` that convolves with `functional.conv_general_dilated`.
-
-    >>> layer = Conv(3, 8, (3, 5), strides=2, rngs=nnx.Rngs(0))
-    >>> layer(jax.numpy.ones((4, 16, 16, 3))).shape
-    (4, 8, 8, 8)
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        kwargs.setdefault("conv_general_dilated", F.conv_general_dilated)
-        super().__init__(*args, **kwargs)
-
-    def __call__(self, inputs: Array, *args: Any, **kwargs: Any) -> Array:
-        if self.padding == "VALID":
-            rank = len(self.kernel_size)
-            dilation = 1 if self.kernel_dilation is None else self.kernel_dilation
-            spans = windows.spans(self.kernel_size, windows.per_axis("dilation", dilation, rank))
-            windows.check_fits(inputs.shape[-rank - 1 : -1], spans)
-        return super().__call__(inputs, *args, **kwargs)
-
-
-class Linear(nnx.Linear):
-    """`flax.nnx.Linear` with `functional.dot_general`.
-
-    >>> Linear(3, 8, rngs=nnx.Rngs(0))(jax.numpy.ones((4, 5, 3))).shape
-    (4, 5, 8)
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        kwargs.setdefault("dot_general", F.dot_general)
-        super().__init__(*args, **kwargs)
+from attnconv.nn.dense import Linear
 
 
 def attention_fn(
@@ -126,106 +86,6 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         kwargs.setdefault("qkv_dot_general", F.dot_general)
         kwargs.setdefault("out_dot_general", F.dot_general)
         super().__init__(num_heads, in_features, *args, **kwargs)
-
-
-class LocallyConnected(nnx.Module):
-    """A convolution whose weights are not shared: one kernel for each output position.
-
-    Parameters: `kernel [*positions, *window, C, O]` and `bias [*positions, O]`.
-
-    >>> layer = LocallyConnected((8, 8), 1, 4, (3, 3), strides=2, rngs=nnx.Rngs(0))
-    >>> layer.kernel.shape
-    (4, 4, 3, 3, 1, 4)
-    """
-
-    def __init__(
-        self,
-        input_size: Sequence[int],
-        in_features: int,
-        out_features: int,
-        kernel_size: Sequence[int],
-        strides: int | Sequence[int] = 1,
-        *,
-        padding: str = "SAME",
-        rngs: nnx.Rngs,
-    ):
-        shape = F.local_kernel_shape(
-            tuple(input_size),
-            tuple(kernel_size),
-            in_features,
-            out_features,
-            stride=strides,
-            padding=padding,
-        )
-        rank = len(kernel_size)
-        self.positions = shape[:rank]
-        init = nnx.initializers.variance_scaling(
-            2.0,
-            "fan_in",
-            "truncated_normal",
-            in_axis=tuple(range(rank, 2 * rank + 1)),
-            out_axis=-1,
-            batch_axis=tuple(range(rank)),
-        )
-        self.kernel = nnx.Param(init(rngs.params(), shape))
-        self.bias = nnx.Param(jax.numpy.zeros((*self.positions, out_features)))
-        self.strides, self.padding = strides, padding
-
-    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *positions O"]:
-        return F.locally_connected(
-            x, self.kernel[...], self.bias[...], stride=self.strides, padding=self.padding
-        )
-
-
-class PositionEmbedding(nnx.Module):
-    """A learned vector for each position, added to the input: `a_i <- a_i + e_i`.
-
-    >>> PositionEmbedding(5, 8, rngs=nnx.Rngs(0))(jax.numpy.zeros((2, 5, 8))).shape
-    (2, 5, 8)
-    """
-
-    def __init__(self, length: int, features: int, *, rngs: nnx.Rngs):
-        # As large as what it is added to: on digits, 97.8 % on validation against 97.1 % at 0.02.
-        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (length, features)))
-
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return x + F.positions.learned(self.embedding[...], x.shape[1]).astype(x.dtype)[None]
-
-
-class EncoderBlock(nnx.Module):
-    """Attention between vectors, then a two-layer net on each; each adds to its input.
-
-    Pre-norm: `x + attend(norm(x))`, then `x + mlp(norm(x))` (Xiong et al. 2020).
-
-    Args:
-      features: of each vector.
-      hidden: between the two layers.
-      heads: of self-attention between all vectors.
-      attention: in its place, a module called with the vectors and `mask=`.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        hidden: int,
-        *,
-        heads: int = 1,
-        attention: nnx.Module | None = None,
-        rngs: nnx.Rngs,
-    ):
-        self.attention_norm = nnx.LayerNorm(features, rngs=rngs)
-        if attention is None:
-            attention = MultiHeadAttention(heads, features, decode=False, rngs=rngs)
-        self.attention: Any = attention
-        self.mlp_norm = nnx.LayerNorm(features, rngs=rngs)
-        self.expand = Linear(features, hidden, rngs=rngs)
-        self.contract = Linear(hidden, features, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "B *grid D"], mask: Bool[Array, "..."] | None = None
-    ) -> Float[Array, "B *grid D"]:
-        x = x + self.attention(self.attention_norm(x), mask=mask)
-        return x + self.contract(jax.nn.gelu(self.expand(self.mlp_norm(x))))
 
 
 class NeighborhoodAttention(nnx.Module):
