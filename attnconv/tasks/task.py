@@ -1,13 +1,14 @@
 """What a task is, and the one place that splits and standardises the examples of a source."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, Num
+from jaxtyping import Int, Int32, Num
 
 from attnconv.errors import UsageError
 from attnconv.spec import END, PAD, Output, Spec
+from attnconv.tasks import standardise
 from attnconv.tasks.raw import Examples, Raw, validate
 from attnconv.tasks.vocabulary import Cut, Vocabulary
 
@@ -15,8 +16,6 @@ VALIDATION_PERCENT, TEST_PERCENT = 15, 20
 MANY = 5000  # examples, from which on a tenth of them is enough for each
 MANY_PERCENT = 10
 VALIDATION_MOST = 5000  # where the test split is official: more would only starve training
-
-_BLOCK = 1024  # examples that are in float64 at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,7 +118,7 @@ def assemble(
     spec = Spec((), len(raw.class_names), raw.output, one_hot=one_hot, graph=raw.graph)
     inputs = {split: inputs for split, (inputs, _) in splits.items()}
     if raw.graph is not None:
-        graph = dataclasses.replace(raw.graph, features=_features(raw))
+        graph = dataclasses.replace(raw.graph, features=standardise.features(raw))
         spec = dataclasses.replace(spec, shape=graph.features.shape, graph=graph)
         inputs = {split: nodes.astype(np.int32) for split, nodes in inputs.items()}
     elif isinstance(first, str | tuple):
@@ -130,7 +129,7 @@ def assemble(
         shape = inputs["train"].shape[1:]
         spec = dataclasses.replace(spec, shape=shape, vocabulary=len(vocabulary), padded=padded)
     else:
-        inputs, padded = _standardised_all(raw, inputs)
+        inputs, padded = standardise.splits(raw, inputs)
         spec = dataclasses.replace(spec, shape=inputs["train"].shape[1:], padded=padded)
     if one_hot and spec.vocabulary is None:
         raise UsageError(f"{raw.name}: expected tokens where vectors are one-hot, found numbers")
@@ -250,66 +249,3 @@ def _generator(seed: int, purpose: int) -> np.random.Generator:
     if seed < 0:
         raise UsageError(f"seed={seed}: expected 0 or more")
     return np.random.default_rng([seed, purpose])
-
-
-def _blocks(inputs: np.ndarray, channels: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """Consecutive examples as float64 vectors `[n, channels]`, bytes scaled to 0..1."""
-    scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
-    for start in range(0, len(inputs), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        yield block, inputs[block].reshape(-1, channels).astype(np.float64) * scale
-
-
-def _moments(inputs: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel; a constant one is given deviation 1."""
-    n = inputs.size // channels
-    # Measured from the first vector, so that the mean of a constant channel is that constant.
-    origin = next(_blocks(inputs, channels))[1][0]
-    mean = origin + sum(np.einsum("nc->c", x - origin) for _, x in _blocks(inputs, channels)) / n
-    squares = (np.square(x - mean) for _, x in _blocks(inputs, channels))
-    deviation = np.sqrt(sum(np.einsum("nc->c", square) for square in squares) / n)
-    return mean, np.where(deviation == 0, 1.0, deviation)
-
-
-def _features(raw: Raw) -> Float32[np.ndarray, "V D"]:
-    """The features of a graph's nodes, standardised, but for those that are zeros and ones."""
-    assert raw.graph is not None
-    features = raw.graph.features
-    if np.isin(features, (0, 1)).all():
-        return features.astype(np.float32)
-    mean, deviation = _moments(features, features.shape[-1])
-    return _standardised(raw.name, features, mean, deviation)
-
-
-def _standardised_all(
-    raw: Raw, splits: Mapping[str, np.ndarray]
-) -> tuple[dict[str, Float32[np.ndarray, "B *shape"]], bool]:
-    """All splits by the moments of the training split; whether the lengths differ."""
-    several = splits["train"].dtype == object
-    measured = np.concatenate(splits["train"].tolist()) if several else splits["train"]
-    channels = 1 if raw.one_scale else measured.shape[-1]
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused in _standardised
-        mean, deviation = _moments(measured, channels)
-        if not several:
-            return {
-                split: _standardised(raw.name, inputs, mean, deviation)
-                for split, inputs in splits.items()
-            }, False
-        lengths = {len(one) for of in splits.values() for one in of}
-        done = {}
-        for split, of in splits.items():
-            done[split] = np.full((len(of), max(lengths), measured.shape[-1]), np.nan, np.float32)
-            for row, one in zip(done[split], of, strict=True):
-                row[: len(one)] = _standardised(raw.name, one, mean, deviation)
-    return done, len(lengths) > 1
-
-
-def _standardised(
-    name: str, inputs: np.ndarray, mean: np.ndarray, deviation: np.ndarray
-) -> Float32[np.ndarray, "B *shape"]:
-    out = np.empty(inputs.shape, np.float32)
-    for block, x in _blocks(inputs, mean.size):
-        out[block] = ((x - mean) / deviation).reshape(out[block].shape)
-    if not (np.isfinite(deviation).all() and np.isfinite(out).all()):
-        raise UsageError(f"{name}: the values are too large to standardise")
-    return out
