@@ -8,6 +8,7 @@ number where T mod 128 is 64 (pytorch/pytorch issue 196678).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from attnconv.lowering.rules import Moving, Residual
 HALF = ("bfloat16", "float16")
 EVERY = 8  # features must be a multiple of it
 MOST, MOST_HOPPER = 128, 256  # features; more than the first only on a Hopper, of capability 9
+EXAMPLES = 65535  # at once: its kernels fail with more (pytorch/pytorch issue 181085)
 LEAST, HOPPER = (8, 0), 9
 BROKEN = (91000, 91001)  # versions in which NVIDIA's own frontend refuses it
 LATEST, SINCE = (10, 3), 91100  # what this capability needs
@@ -44,7 +46,7 @@ def refusal(
         (query.dtype == key.dtype == value.dtype, "arrays of several dtypes"),
         (K % EVERY == 0, f"K = {K} is no multiple of {EVERY}"),
         (K <= MOST_HOPPER, f"K = {K} > {MOST_HOPPER}"),
-        (T > 1 or S > 1, "one query and one key"),
+        (S > 1, "one key"),
         (bias is None, "a bias"),
         (fixed.mask is None or fixed.mask.shape[1:3] == (1, 1), "a mask of more than keys"),
         (fixed.mask is None or not (is_causal or window), "a mask of keys in their order"),
@@ -146,6 +148,14 @@ class CuDNN:
     scale: float
 
     def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
+        return _some_at_once(self._forward, moving, fixed)
+
+    def backward(
+        self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
+    ) -> Moving:
+        return _some_at_once(self._backward, moving, fixed, y, residual, ct)
+
+    def _forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
         query, key, value, *_ = moving
         given = _lengths(moving, fixed)
         if given is not None:
@@ -159,7 +169,7 @@ class CuDNN:
             log = jnp.where(given.rows[:, :, None], log, -jnp.inf)
         return y.astype(moving.scale.dtype), Residual(log, jnp.ones_like(log))
 
-    def backward(
+    def _backward(
         self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
     ) -> Moving:
         query, key, value, *_ = moving
@@ -204,6 +214,19 @@ _MASKS = {
     (True, False): cudnn.MaskType.PADDING,
     (True, True): cudnn.MaskType.PADDING_CAUSAL,
 }
+
+
+def _some_at_once(function: Callable[..., Any], *args: Any) -> Any:
+    """The results of all examples; a number is the same for all of them."""
+    examples = len(jax.tree.leaves(args)[0])
+    if examples <= EXAMPLES:
+        return function(*args)
+
+    def part(start: int) -> Any:
+        return jax.tree.map(lambda x: x[start : start + EXAMPLES] if x.ndim else x, args)
+
+    found = [function(*part(start)) for start in range(0, examples, EXAMPLES)]
+    return jax.tree.map(lambda *x: jnp.concatenate(x) if x[0].ndim else x[0], *found)
 
 
 def _others(moving: Moving, given: _Lengths | None) -> list[Array]:

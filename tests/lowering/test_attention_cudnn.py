@@ -68,7 +68,8 @@ def test_takes(options):
         ({"local_window_size": 3}, "a window of 3 keys ahead"),
         ({"S": 64, "is_causal": True}, "T = 128, S = 64, which are not aligned"),
         ({"scale": jnp.float32(0.1)}, "a scale that is an array"),
-        ({"T": 1}, "one query and one key"),
+        ({"T": 1}, "one key"),
+        ({"S": 1}, "one key"),
     ],
 )
 @pytest.mark.usefixtures("present")
@@ -236,8 +237,9 @@ def test_masks_of_keys_and_lengths_are_lengths_for_its_kernels(monkeypatch, name
         np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("window", [None, (3, 0)])
-def test_passes_on_what_its_kernels_take(monkeypatch, window):
+@pytest.mark.parametrize(("window", "at_once"), [(None, 2), ((3, 0), 1)])
+def test_passes_on_what_its_kernels_take(monkeypatch, window, at_once):
+    monkeypatch.setattr(attention_cudnn, "EXAMPLES", at_once)
     rng = np.random.default_rng(0)
     query, key, value, ct = (
         jnp.asarray(rng.normal(size=(2, 12, n, 8)), jnp.float32) for n in (4, 2, 2, 4)
@@ -258,6 +260,7 @@ def test_passes_on_what_its_kernels_take(monkeypatch, window):
 
     def fwd(query, key, value, *nothing, **options):
         assert [x.size for x in nothing] == [0] * 7 and options["is_training"]
+        assert len(query) == len(key) == len(value) == at_once
         y, residual = attend(query, key, value, options)
         return y, residual.transpose(0, 2, 1)
 
