@@ -144,9 +144,13 @@ def _attend_jvp(form: Form, primals: Any, tangents: Any) -> Any:
         return jax.jvp(lambda moving: form.kind.plain(moving, fixed)[0], (moving,), (along,))[1]
 
     def gradient(at: Any, ct: Array) -> Moving:
-        return _gradient(form, *at, ct)
+        moving, fixed, y, residual = at
+        return _gradient(form, moving, fixed, y.astype(ct.dtype), residual, ct)
 
-    dy = linear(tangent, gradient, (moving, fixed, y, residual), tangents[0])
+    # What is kept for the gradient: kernels on CUDA have rounded y to the dtype of the query.
+    rounded = any(platform == "cuda" for platform, _ in form.own)
+    kept = y.astype(moving.query.dtype) if rounded else y
+    dy = linear(tangent, gradient, (moving, fixed, kept, residual), tangents[0])
     return (y, residual), (dy, jax.tree.map(jnp.zeros_like, residual))
 
 

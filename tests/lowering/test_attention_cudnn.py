@@ -139,6 +139,21 @@ def test_lowers_to_its_kernels(options):
         assert exported.mlir_module().count(f"custom_call @{name}(") == 1
 
 
+@pytest.mark.usefixtures("present")
+def test_layers_keep_their_outputs_in_half_precision():
+    def loss(x):
+        def layer(x, _):
+            return x + F.dot_product_attention(x, x, x), None
+
+        return jax.lax.scan(layer, x, length=5)[0].astype(jnp.float32).sum()
+
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in CALLS]
+    x = jax.ShapeDtypeStruct((2, 128, 4, 64), jnp.bfloat16)
+    lower = export.export(jax.jit(jax.grad(loss)), platforms=["cuda"], disabled_checks=checks)
+    module = lower(x).mlir_module()
+    assert "tensor<5x2x128x4x64xbf16>" in module and "tensor<5x2x128x4x64xf32>" not in module
+
+
 RNG = np.random.default_rng(1)
 RESTRICTED = {
     "mask": (RNG.random((3, 1, 1, 12)) < 0.5, None, None),
