@@ -22,6 +22,7 @@ from attnconv.train import Data, TrainState
 
 CHUNK = 100  # steps in one call of a program, and between two looks of the host at the loss
 HOST_BYTES = 8 << 30  # taken for the device's memory where the device does not tell
+PART_BYTES = 1 << 30  # of examples that are sent to the device at once, while it has as many
 
 
 class Run(NamedTuple):
@@ -49,19 +50,34 @@ def place(data: Data) -> Data:
     return Data(jnp.asarray(data.inputs), jnp.asarray(data.labels))
 
 
-def batches(data: Data, order: np.ndarray, start: int, count: int) -> tuple[Data, np.ndarray, int]:
+def most_steps(data: Data, order: np.ndarray, every: int = CHUNK) -> int:
+    """How many steps one call of a program may have; of data on the host, as many as fit."""
+    if isinstance(data.inputs, jax.Array):
+        return CHUNK
+    of_step = data.inputs[0].nbytes * order[..., 0, :].size
+    return max(1, min(CHUNK, every, PART_BYTES // of_step))
+
+
+def batches(
+    data: Data, order: np.ndarray, start: int, count: int, most: int = CHUNK
+) -> tuple[Data, np.ndarray, int]:
     """The arguments of `advance` for these steps: of data on the host only the rows they use.
 
-    The order is filled up to `CHUNK` steps, so that one program serves every part.
+    The order is filled up to `most` steps, so that one program serves every part.
     """
     part = order[..., start : start + count, :]
-    fill = [(0, 0)] * (order.ndim - 2) + [(0, CHUNK - count), (0, 0)]
+    fill = [(0, 0)] * (order.ndim - 2) + [(0, most - count), (0, 0)]
     part = np.pad(part, fill)
     if isinstance(data.inputs, jax.Array):
         return data, part, count
     rows = Data(data.inputs[part.ravel()], data.labels[part.ravel()])
     at = np.arange(part.size, dtype=np.int32).reshape(part.shape)
     return jax.device_put(rows), at, count
+
+
+def _none(data: Data, order: np.ndarray) -> tuple[Data, np.ndarray, int]:
+    """The arguments of `advance` for no step, of the shapes that `course` gives it."""
+    return batches(data, order, 0, 0, most_steps(data, order))
 
 
 class Part(NamedTuple):
@@ -88,7 +104,7 @@ def course(
     start: int = 0,
     every: int = CHUNK,
 ) -> Iterator[Part]:
-    """Takes all steps in parts, of at most `CHUNK`, up to each multiple of `every`.
+    """Takes all steps in parts, of at most `most_steps`, up to each multiple of `every`.
 
     While the device computes a part, the host puts the batches of the next one in order.
 
@@ -98,10 +114,10 @@ def course(
       data: what the order refers to.
       order: all batches, `[steps, batch]`, or of several runs `[runs, steps, batch]`.
     """
-    ends, steps = [start], order.shape[-2]
+    ends, steps, most = [start], order.shape[-2], most_steps(data, order, every)
     while ends[-1] < steps:
-        ends.append(min(steps, ends[-1] + CHUNK, (ends[-1] // every + 1) * every))
-    given = (batches(data, order, a, b - a) for a, b in itertools.pairwise(ends))
+        ends.append(min(steps, ends[-1] + most, (ends[-1] // every + 1) * every))
+    given = (batches(data, order, a, b - a, most) for a, b in itertools.pairwise(ends))
     ready: Any = next(given, None)
     for a, b in itertools.pairwise(ends):
         state, loss = advance(state, *ready)
@@ -169,6 +185,8 @@ def train_together(
     rates = np.array([run.learning_rate for run in runs], np.float32)
     seeds = np.array([run.seed for run in runs])
     state = programs.init_all(rates, np.full(len(runs), steps), seeds)
+    state, loss = programs.advance_all(state, *_none(data, order))  # compiled before it is timed
+    jax.block_until_ready(loss)
     began = time.perf_counter()
     for part in course(programs.advance_all, state, data, order):
         state = part.state
@@ -201,7 +219,7 @@ def train_all(
         return train_together(programs, data, runs, validation=validation, on_steps=on_steps)
     # Compile before the threads start, or each would.
     state = programs.init(runs[0].learning_rate, len(runs[0].order), runs[0].seed)
-    state, _ = programs.advance(state, *batches(data, runs[0].order, 0, 0))
+    state, _ = programs.advance(state, *_none(data, runs[0].order))
     evaluate(programs, state.params, Data(validation.inputs[:1], validation.labels[:1]))
     stopped = threading.Event()
 

@@ -107,12 +107,28 @@ def test_data_that_stay_on_the_host_train_the_same(monkeypatch):
     assert runs.place(data) is data
     streamed = runs.train_one(programs(), data, run_of(), validation=data)
     chex.assert_trees_all_equal(on_device.params, streamed.params)
+    # A batch of 16 images is 1024 bytes: 30 steps at once, or of two runs together 15.
+    monkeypatch.setattr(runs, "PART_BYTES", 30 * 1024)
+    sent, put = [], jax.device_put
+
+    def counted(rows):
+        sent.append(len(rows.inputs))
+        return put(rows)
+
+    monkeypatch.setattr(jax, "device_put", counted)
+    in_parts = runs.train_one(programs(), data, run_of(), validation=data)
+    chex.assert_trees_all_equal(on_device.params, in_parts.params)
+    assert sent[:4] == [30 * 16] * 4
+    order, of_two = run_of().order, np.stack([run_of().order] * 2)
+    assert [runs.most_steps(data, order, every) for every in (100, 7)] == [30, 7]
+    assert runs.most_steps(data, of_two) == 15
+    assert runs.most_steps(data._replace(inputs=jnp.asarray(data.inputs)), order) == 100
 
 
 def test_the_next_batches_are_put_in_order_before_a_loss_is_asked_for(monkeypatch):
     told = []
 
-    def batches(data, order, start, count):
+    def batches(data, order, start, count, most):
         told.append(f"batches {start} to {start + count}")
         return data, order, count
 
