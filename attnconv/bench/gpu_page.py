@@ -16,7 +16,8 @@ more and waits once, after as many that are not timed; the runs take turns on 3 
 inputs, so that none is read from a cache. Samples are taken 7 times; the spread is that of their
 quartiles. Float32 products are those of float32: TF32 is off for every peer. PyTorch's steps and
 FlexAttention are compiled by `torch.compile`, but no convolution alone, which takes longer then;
-its steps have autocast, channels last and a fused AdamW. Memory is the peak of one run above its
+its steps have the parameters in float32 and the model in the case's dtype, as ours, channels last
+and a fused AdamW. Memory is the peak of one run above its
 inputs: for JAX as the compiler planned it, for PyTorch as its allocator saw it."""
 
 
@@ -45,7 +46,7 @@ def _introduction(measured: Measured) -> str:
         f"{k} {v}" for k, v in environment.items() if k not in ("device", "commit")
     )
     return page.filled(
-        f"""Measured with {versions}; commit {environment["commit"]}. The bound is the time that
+        f"""Measured with {versions}; {store.commits(rows_of(measured))}. The bound is the time that
         this device would need at the rate of a large product,
         {rates["flops_bfloat16"] / 1e12:.0f} TFLOP/s in bfloat16 and
         {rates["flops"] / 1e12:.0f} TFLOP/s in float32, or of a large copy,

@@ -1,8 +1,9 @@
 """How a case is measured on an accelerator: the peers in turn, each in all its rounds.
 
-First all workers make their programs, most of them at the same time, since it is mostly compiling.
-Of the results of an operator a part is checked, against a dense form in float64, and of training
-steps the first losses, against those of ours.
+First all workers make their programs: at the same time, since it is mostly compiling, but for
+convolutions and training steps, of which compilers time several forms on the device. Of the results
+of an operator a part is checked, against a dense form in float64, and of training steps the first
+losses, against those of ours.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import numpy as np
 
 from attnconv.bench.case import Case
 from attnconv.bench.forms import Arrays
-from attnconv.bench.process import REFERENCE, PeerError, Process, ask, framework, worker
+from attnconv.bench.process import REFERENCE, PeerError, Process, ask, worker
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}  # of the norm of each result
 STEPS = {"float32": 1e-4, "bfloat16": 1e-2}  # of the norm of the losses
@@ -65,23 +66,18 @@ def _make(
 ) -> tuple[dict[str, Future[Arrays]], Future[Arrays]]:
     """What the peers find, with their programs made, and what they should."""
     steps = case.mode == "step"
-
     with contextlib.ExitStack() as stack:  # leaving the threads waits for all
         threads = {name: stack.enter_context(ThreadPoolExecutor(1)) for name in processes}
         if not steps:
             formula = processes[REFERENCE]
             expected = threads[REFERENCE].submit(formula.ask, "reference", case)
         made: dict[str, Future[Arrays]] = {}
-        for peer in sorted(peers, key=_of_torch):
-            if _of_torch(peer) and (steps or case.operator == "conv"):
-                wait(made.values())  # its search for the fastest convolution is not disturbed
+        for peer in peers:
+            if steps or case.operator == "conv":
+                wait(made.values())  # no search for the fastest form is disturbed
             thread = threads[worker(peer)]
             made[peer] = thread.submit(ask, processes, peer, "read", case, peer)
         return made, made[peers[0]] if steps else expected
-
-
-def _of_torch(peer: str) -> bool:
-    return framework(worker(peer)) == "torch"
 
 
 def _check(case: Case, peer: str, apart: float) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attnconv import results
-from attnconv.bench import figure, table
+from attnconv.bench import figure, store, table
 from attnconv.bench.case import GENERAL, SECONDS
 from attnconv.bench.measure import Row
 from attnconv.bench.store import Measured, rows_of
@@ -55,7 +55,8 @@ def _introduction(measured: Measured, beside: Measured | None) -> str:
         f"{k} {v}" for k, v in environment.items() if k not in ("device", "commit")
     )
     paragraphs = [
-        f"""Measured on {environment["device"]}, with {versions}; commit {environment["commit"]}.
+        f"""Measured on {environment["device"]}, with {versions};
+        {store.commits(rows_of(measured))}.
         The page is written by `make bench` from `bench.json`.""",
         """Float32. A case runs first once on every peer, whose results, gradients included, must
         agree within 1e-4 of the largest number. Then come rounds: in each, every peer is timed

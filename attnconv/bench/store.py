@@ -1,5 +1,6 @@
 """The file of measurements: the environment, what the machine can do, a row for each case."""
 
+import collections
 import json
 import re
 from collections.abc import Iterable
@@ -77,3 +78,18 @@ def rows_of(measured: Measured, jax: str | None = None) -> list[Row]:
     """The rows of a version of JAX, by default of the one that measured last."""
     wanted = measured["environment"]["jax"] if jax is None else jax
     return [row for row in measured["rows"] if row["jax"] == wanted]
+
+
+def commits(rows: list[Row]) -> str:
+    """What was measured, where cases were measured again by themselves.
+
+    >>> commits([{"commit": "a1b2c3d"}])
+    'commit a1b2c3d'
+    >>> commits([{"commit": "a1b2c3d"}, {"commit": "d4e5f6a"}, {"commit": "a1b2c3d"}])
+    'commits a1b2c3d (2 cases), d4e5f6a (1)'
+    """
+    counts = collections.Counter(row["commit"] for row in rows)
+    if len(counts) == 1:
+        return f"commit {next(iter(counts))}"
+    (first, count), *others = counts.most_common()
+    return ", ".join([f"commits {first} ({count} cases)", *(f"{c} ({n})" for c, n in others)])

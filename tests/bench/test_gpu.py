@@ -293,7 +293,7 @@ def measured():
     row = {"case": "gpu-attention-t4096-forward", "suite": "gpu", "dtype": "bfloat16"}
     row |= {"flops": 10**12, "bytes": 10**6, "floors": {"torch": 0.95, "jax cudnn": 0.95}}
     row |= {"most_memory": None, "most_seconds": None, "jax": "0.11.0", "peers": peers}
-    row["error"] = "jax cudnn: broke"
+    row |= {"error": "jax cudnn: broke", "commit": "abc1234"}
     environment = {"jax": "0.11.0", "device": "1 x NVIDIA H200", "commit": "abc1234"}
     rates = {"flops": 5e13, "flops_bfloat16": 1e15, "bytes": 4e12}
     return {"environment": environment, "rates": rates, "rows": [row]}
@@ -311,7 +311,7 @@ def test_the_page_has_a_section_for_each_file_of_results(tmp_path):
         text = path.read_text()
         assert text.startswith("# Benchmarks\n\nOf a CPU.\n\n## On an accelerator\n")
         assert text.count("## On an accelerator") == text.count("### 1 x NVIDIA H200") == 1
-    assert "1000 TFLOP/s in bfloat16" in text
+    assert "1000 TFLOP/s in bfloat16" in text and "commit abc1234." in text
     assert "- gpu-attention-t4096-forward: jax cudnn: broke" in text
     case = "| gpu-attention-t4096-forward |"
     assert f"{case} ours | 2 | - |  |  | 50% | 2.0e-03 | 3 |" in text
