@@ -18,6 +18,7 @@ from attnconv.lowering.attention_kernel import Kernel
 from attnconv.lowering.choice import note
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.linear import alike
+from attnconv.lowering.meshes import attention_specs, by_compiler
 from attnconv.lowering.rules import Form, Moving, Residual, Ways, attend, plain_gradient
 
 # (moving, fixed, is_causal, window) -> y, [B, T, N, K], and the residual, [B, T, N].
@@ -233,7 +234,8 @@ def attention(
         return reference(moving, fixed, is_causal, window)
     if not own and name == "few":
         few = functools.partial(_few, whole.given)
-        return lax.platform_dependent(moving, fixed, cpu=few, default=whole.given)
+        choose = functools.partial(lax.platform_dependent, cpu=few, default=whole.given)
+        return by_compiler(choose, attention_specs(moving.query), moving, fixed)
     return attend(Form(whole, own), moving, fixed)
 
 

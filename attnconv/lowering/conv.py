@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from attnconv.lowering import conv_cpu, conv_kernel
 from attnconv.lowering.choice import note
 from attnconv.lowering.linear import alike, linear
+from attnconv.lowering.meshes import by_compiler, image_spec
 from attnconv.lowering.views import Geometry, Problem, mirrored, padded, patches, stock
 
 Form = Callable[[Problem, Array, Array], Array]
@@ -51,7 +52,10 @@ def conv(
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once where calls are outside of `jit`
 def _compiled(problem: Problem, x: Array, kernel: Array) -> Array:
-    return _open("y", problem, *alike(x, kernel))
+    def of_images(*arrays: Array) -> Array:
+        return _open("y", problem, *alike(*arrays))
+
+    return by_compiler(of_images, image_spec(x, kernel), x, kernel)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -15,6 +15,7 @@ from jax.custom_batching import custom_vmap, sequential_vmap
 from jaxtyping import Array, Float
 
 from attnconv.lowering.linear import alike, linear
+from attnconv.lowering.meshes import attention_specs, by_compiler
 
 
 class Moving(NamedTuple):
@@ -119,6 +120,11 @@ def _folded(function: Callable[..., Any]) -> Callable[..., Any]:
 @functools.partial(jax.jit, static_argnums=0)  # traced once where calls are outside of `jit`
 def attend(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Array]:
     """`y` in the dtype of the query, and the residual, which has no gradient."""
+    specs = attention_specs(moving.query)
+    return by_compiler(functools.partial(_attended, form), specs, moving, fixed)
+
+
+def _attended(form: Form, moving: Moving, fixed: Any) -> tuple[Array, Array]:
     leaves, tree = jax.tree.flatten((moving, fixed))
     moving, fixed = jax.tree.unflatten(tree, alike(*leaves))
     y, residual = _attend(form, moving, fixed)
