@@ -275,3 +275,13 @@ def test_gated_attention_starts_small_or_as_a_convolution_and_as_nothing_else():
     assert not np.allclose(layer.value.kernel[...], jnp.eye(18))
     with pytest.raises(UsageError, match="unknown start 'convolutional'; did you mean 'convol"):
         nn.GatedAttention((3, 3), 18, start="convolutional", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_neighbors_that_are_not_there_are_seen_by_none(dtype):
+    layer = nn.NeighborhoodAttention(1, 4, (3,), rngs=nnx.Rngs(0))
+    for part in (layer.query, layer.key, layer.value, layer.out):
+        part.kernel[...] = jnp.eye(4)
+    x = jnp.repeat(jnp.array([[[100.0], [100.0], [400.0]]], dtype), 4, axis=-1)
+    y = layer(x, jnp.array([[True, True, False]]))
+    np.testing.assert_array_equal(y[0, :2], np.full((2, 4), 100))

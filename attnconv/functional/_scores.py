@@ -50,6 +50,8 @@ def check_matrices(
             )
         return array.reshape(shape)
 
+    if bias is not None and not jnp.issubdtype(bias.dtype, jnp.floating):
+        bias = bias.astype(jnp.float32)
     return four_axes("bias", bias), four_axes("mask", mask)
 
 
@@ -165,7 +167,7 @@ def _attend_jvp(dtype: DTypeLike, primals: tuple, tangents: tuple) -> tuple:
         G = value.shape[2]
 
         def rows(x: Array) -> Float[Array, "B G R K"]:
-            return x.swapaxes(1, 2).reshape(B, G, N // G * T, -1)
+            return x.swapaxes(1, 2).reshape(B, G, N // G * T, x.shape[-1])
 
         dots = dots_of(rows(ct), value, weights.dtype).reshape(B, N, T, S)
         mean = (rows(ct).astype(weights.dtype) * rows(y)).sum(axis=-1).reshape(B, N, T, 1)

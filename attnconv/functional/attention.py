@@ -62,7 +62,8 @@ def dot_product_attention(  # type: ignore[misc]
 ) -> Float[Array, "*B T N K"] | tuple[Float[Array, "*B T N K"], Float[Array, "*B T N"]]:
     """`y_i = sum_j softmax_j(scale q_i . k_j + bias_ij) v_j`, over the keys j not masked.
 
-    The signature of `jax.nn.dot_product_attention`, and its numbers wherever a query has a key.
+    The signature of `jax.nn.dot_product_attention`, and its numbers wherever a query has a key. On
+    a CPU, for one query or few, what is not finite in one head may reach the others.
 
     Args:
       query: `[B, T, N, K]`, or `[T, N, K]` for one example, in any floating dtype.
@@ -270,7 +271,7 @@ def _checked(
         "key": batched(key),
         "bias": bias,
         "mask": mask,
-        "scale": sizes["K"] ** -0.5 if scale is None else scale,
+        "scale": max(sizes["K"], 1) ** -0.5 if scale is None else scale,
         "is_causal": is_causal,
         **{name: check_lengths(name, each, sizes.get("B")) for name, each in lengths.items()},
         "local_window_size": check_window("local_window_size", local_window_size),

@@ -34,10 +34,11 @@ def conv(
 ) -> Float[Array, "*B_out O"]:
     """`y_i = b + sum_k x_{i stride + k dilation} W_k`, over the offsets k of the window.
 
-    Output and weights have the dtype of x; half precision is summed in float32.
+    Output and weights have the dtype of x; half precision is summed in float32. On a CPU, what is
+    not finite in one group may reach others, whose products are then taken together.
 
     Args:
-      x: `[B, *spatial, C]` or `[*spatial, C]`.
+      x: `[B, *spatial, C]` or `[*spatial, C]`, in any floating dtype.
       kernel: `[*window, C / groups, O]`; its rank says whether this is 1-, 2- or 3-D.
       bias: `[O]`.
       stride: steps between windows, an int or one for each axis.

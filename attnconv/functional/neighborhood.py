@@ -89,7 +89,7 @@ def neighborhood_attention(
         query=(query, f"B {grid} N K"), key=(key, f"B {grid} G K"), value=(value, f"B {grid} G K")
     )
     N, G = sizes["N"], sizes["G"]
-    if N % max(G, 1):
+    if G == 0 or N % G:
         raise ValueError(f"key: expected heads that divide the {N} of query, got {G}")
     axes = _axes(query.shape[1:-2], window, dilation, is_causal, border)
     _check_bias(bias, N, axes)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnconv.lowering.promotion import ranked, wide
+from attnconv.lowering.promotion import check_floating, ranked, wide
 
 # Numbers from which on the derivative is a rule of our own, which has less than half in memory. 2
 # cores, ms for layer norm and its gradients, of JAX and of the rule: 128x49x64 1.0 1.1, 16x256x256
@@ -107,6 +107,7 @@ def group_norm(
 
 
 def _wide(x: Array) -> Array:
+    check_floating(x)
     return x.astype(wide(x.dtype))
 
 

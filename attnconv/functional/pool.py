@@ -69,6 +69,7 @@ def avg_pool(
     >>> avg_pool(jnp.array([[1.0], [3.0], [5.0]]), (2,), padding="SAME")[:, 0].tolist()
     [2.0, 5.0]
     """
+    promotion.check_floating(x)
     wide = promotion.wide(x.dtype)
     total, counts = _pool(x.astype(wide), window, stride, padding, lax.add, 0.0)
     count = promotion.ranked(jnp.asarray(counts[..., None], wide), total.ndim)

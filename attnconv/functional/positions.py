@@ -129,6 +129,7 @@ def rotary(
         raise ValueError(f"x: expected an even number of features K, got {list(x.shape)}")
     at = jnp.arange(length) if positions is None else positions
     angle = _angles(at, features // 2, base)[..., None, :]
+    promotion.check_floating(x)
     wide = x.astype(promotion.wide(x.dtype))
     first, second = jnp.split(wide, 2, axis=-1)
     cos, sin = (promotion.ranked(f(angle).astype(wide.dtype), x.ndim) for f in (jnp.cos, jnp.sin))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnconv.errors import UsageError, unknown
+from attnconv.lowering.promotion import check_floating
 from attnconv.lowering.views import Geometry
 
 # One number for every axis, or one for each.
@@ -132,8 +133,9 @@ def batched(x: Float[Array, "*axes C"], rank: int) -> Float[Array, "B *spatial C
     """x with a batch axis, whether or not it came with one.
 
     Raises:
-      ValueError: neither `[B, *spatial, C]` nor `[*spatial, C]`.
+      ValueError: neither `[B, *spatial, C]` nor `[*spatial, C]`, or not floating.
     """
+    check_floating(x)
     if x.ndim not in (rank + 1, rank + 2):
         raise ValueError(
             f"x: expected [B, *spatial, C] or [*spatial, C] with {rank} spatial axes, "

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from attnconv.lowering import conv_cpu, conv_kernel
 from attnconv.lowering.choice import note
-from attnconv.lowering.linear import alike, linear
+from attnconv.lowering.linear import alike, linear, of_none
 from attnconv.lowering.meshes import by_compiler, image_spec
 from attnconv.lowering.views import Geometry, Problem, mirrored, padded, patches, stock
 
@@ -40,6 +40,9 @@ def conv(
 ) -> Float[Array, "B *out O"]:
     """Convolution in the form that is fast where it runs; the output size must be positive."""
     problem = Problem(geometry, groups, x.shape[1:-1], kernel.shape[:-2])
+    if 0 in (*x.shape, *kernel.shape):
+        note("conv", "any", "xla", "an axis of size 0")
+        return stock(problem, x, kernel)
     note("conv", "cpu", *conv_cpu.form(problem, len(x), x.shape[-1], kernel.shape[-1]))
     refusal = conv_kernel.refusal("y", problem, x, kernel)
     if refusal is None:
@@ -117,6 +120,8 @@ def _batched(
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], a: Array, b: Array) -> tuple[Array, bool]:
+        if size == 0:
+            return of_none(call, batched, a, b), True
         images = {"y": [True, False], "x": [False, True]}
         if batched == images.get(array):
             a, b = (

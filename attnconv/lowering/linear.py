@@ -58,6 +58,16 @@ def alike(*arrays: jax.Array) -> list[jax.Array]:
     ]
 
 
+def of_none(function: Function, mapped: Any, *args: Any) -> Any:
+    """The results of a `vmap` of size 0; `mapped` says of each array whether it has that axis."""
+
+    def one(x: Any, mapped: bool) -> Any:
+        return jax.ShapeDtypeStruct(x.shape[1:] if mapped else x.shape, x.dtype)
+
+    out = jax.eval_shape(function, *jax.tree.map(one, args, tuple(mapped)))
+    return jax.tree.map(lambda x: jnp.zeros((0, *x.shape), x.dtype), out)
+
+
 def _varying(x: jax.Array) -> frozenset[str]:
     return jax.typeof(x).manual_axis_type.varying
 

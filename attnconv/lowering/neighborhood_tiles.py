@@ -41,7 +41,7 @@ class Tiles:
             at = _Place(self.tiling, index)
             q, k, v = at.queries(query), at.keys(key), at.keys(value)
             dots = jnp.einsum("FGRK,FGSK->FGRS", _by_key(q, k), k, preferred_element_type=wide)
-            scores = _by_head(dots, N) * moving.scale + at.pattern(addend)
+            scores = _added(_by_head(dots, N) * moving.scale, at.pattern(addend))
             least = jnp.finfo(wide).min  # finite, so that a row without any key gives exp(-inf)
             top = lax.stop_gradient(scores.max(axis=-1, keepdims=True, initial=least))
             powers = jnp.exp(scores - top)
@@ -78,7 +78,7 @@ class Tiles:
             at = _Place(self.tiling, index, examples, query.shape[1])
             q, k, v = at.queries(query), at.keys(key), at.keys(value)
             scores = _by_head(jnp.einsum("FGRK,FGSK->FGRS", _by_key(q, k), k), N)
-            scores += at.pattern(addend)
+            scores = _added(scores, at.pattern(addend))
             top = scores.max(axis=-1, keepdims=True, initial=least)
             powers = jnp.exp(scores - top)
             total = powers.sum(axis=-1, keepdims=True)
@@ -115,7 +115,8 @@ class Tiles:
             at = _Place(self.tiling, index, examples, query.shape[1])
             q, k, v, c = at.queries(query), at.keys(key), at.keys(value), at.queries(ct)
             q, c = _by_key(q, k), _by_key(c, v)
-            scores = _by_head(jnp.einsum("FGRK,FGSK->FGRS", q, k), N) + at.pattern(addend)
+            scores = _by_head(jnp.einsum("FGRK,FGSK->FGRS", q, k), N)
+            scores = _added(scores, at.pattern(addend))
             weights = jnp.exp(scores - at.queries(logs))
             dweights = _by_head(jnp.einsum("FGRK,FGSK->FGRS", c, v), N)
             dscores = weights * (dweights - at.queries(mean))
@@ -278,6 +279,11 @@ class _Place:
         zero = jnp.zeros_like(self.group)
         middle = [*start, zero] if last else [zero, *start]
         return [self.group, self.first, zero, *middle]
+
+
+def _added(scores: Array, addend: Array) -> Array:
+    """Their sum; -inf where a key is not seen, whatever its score is."""
+    return jnp.where(addend == -jnp.inf, -jnp.inf, scores + addend)
 
 
 def _ravel(at: Sequence[Array], sizes: Sequence[int]) -> Array:

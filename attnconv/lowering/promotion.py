@@ -14,6 +14,12 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
     return jnp.dtype("float64" if jnp.dtype(dtype) == "float64" else "float32")
 
 
+def check_floating(x: Array) -> None:
+    """Raises ValueError where x has integers or complex numbers."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x: expected a floating dtype, came {x.dtype}")
+
+
 def ranked(x: Array, ndim: int) -> Array:
     """x with as many axes, those of size 1 in front.
 

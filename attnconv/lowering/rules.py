@@ -14,7 +14,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jaxtyping import Array, Float
 
-from attnconv.lowering.linear import alike, linear
+from attnconv.lowering.linear import alike, linear, of_none
 from attnconv.lowering.meshes import attention_specs, by_compiler
 
 
@@ -102,6 +102,10 @@ def _folded(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @call.def_vmap
     def rule(size: int, mapped: Any, *args: Any) -> tuple[Any, Any]:
+        if size == 0:
+            out = of_none(call, mapped, *args)
+            return out, jax.tree.map(lambda _: True, out)
+
         def fold(x: Any, mapped: bool) -> Array:
             if x.ndim == mapped:
                 return x[0] if mapped else x

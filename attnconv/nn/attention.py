@@ -134,11 +134,11 @@ class NeighborhoodAttention(nnx.Module):
         bias, scale = self.bias[...].astype(x.dtype), query.shape[-1] ** -0.5
         if mask is not None:
             # A feature more: 1 in each query, and far below all scores in a key that is not there.
-            away = jax.numpy.where(mask, 0, jax.numpy.finfo(x.dtype).min / 4)[..., None, None]
+            away = jax.numpy.where(mask, 0, jax.numpy.finfo(key.dtype).min / 4)[..., None, None]
             one = jax.numpy.ones_like(query[..., :1])
             query, key, value = (
                 jax.numpy.concatenate([heads, more * one], axis=-1)
-                for heads, more in ((query, 1), (key, away.astype(x.dtype)), (value, 0))
+                for heads, more in ((query, 1), (key, away.astype(key.dtype)), (value, 0))
             )
         y = self.attend(query, key, value, bias=bias, scale=scale)
         return self.out(y[..., : x.shape[-1] // self.num_heads].reshape(x.shape))

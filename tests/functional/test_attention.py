@@ -1,5 +1,6 @@
 """Attention against loops over single numbers in float64, and against jax.nn."""
 
+import functools
 import inspect
 import itertools
 from typing import NamedTuple
@@ -381,3 +382,22 @@ def test_features_that_kernels_cannot_hold():
     (query, key, value, *_), _ = random_case(1, K=129).jax()
     with pytest.raises(ValueError, match="features of at most 512 bytes"):
         dot_product_attention(query, key, value, implementation="pallas")
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2, 4), (2, 0, 2, 4), (1, 3, 2, 0)])
+def test_nothing_of_an_axis(shape):
+    x = jnp.zeros(shape)
+    y, back = jax.vjp(lambda x: dot_product_attention(x, x, x), x)
+    assert y.shape == back(y)[0].shape == shape
+
+
+def test_a_bias_of_integers(without_runtime_types):
+    (query, key, value, *_), _ = random_case(0, T=400, S=400).jax()
+    bias = jnp.arange(400) % 3
+
+    def loss(bias, query):
+        return dot_product_attention(query, key, value, bias).sum()
+
+    found = jax.grad(functools.partial(loss, bias))(query)
+    expected = jax.grad(functools.partial(loss, bias.astype(jnp.float32)))(query)
+    np.testing.assert_array_equal(found, expected)

@@ -317,6 +317,33 @@ def test_shard_map():
     assert_close(value_and_vjp(jax.jit(sharded), x, kernel), value_and_vjp(F.conv, x, kernel), 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel_shape"),
+    [
+        ((0, 8, 2), (1, 2, 3)),
+        ((0, 8, 2), (3, 2, 3)),
+        ((2, 8, 0), (3, 0, 3)),
+        ((2, 8, 2), (3, 2, 0)),
+    ],
+)
+def test_nothing_of_an_axis(shape, kernel_shape):
+    x, kernel = jnp.ones(shape), jnp.ones(kernel_shape)
+    for function in (
+        functools.partial(F.conv, stride=2, padding="VALID"),
+        functools.partial(F.conv_transpose, stride=2),
+    ):
+        y, dx, dkernel = value_and_vjp(function, x, kernel)
+        assert not y.any() and y.shape[::2] == (shape[0], kernel_shape[-1])
+        assert (dx.shape, dkernel.shape) == (shape, kernel_shape) and not dkernel.any()
+
+
+def test_vmap_over_none():
+    x, kernel = jnp.ones((0, 2, 8, 3)), jnp.ones((0, 3, 3, 4))
+    assert jax.vmap(F.conv, (0, None))(x, jnp.ones((3, 3, 4))).shape == (0, 2, 8, 4)
+    of_kernel = jax.grad(lambda kernel: F.conv(jnp.ones((2, 8, 3)), kernel).sum())
+    assert jax.vmap(of_kernel)(kernel).shape == kernel.shape
+
+
 # --- the signature of lax ---
 
 

@@ -376,6 +376,13 @@ def test_a_bias_of_minus_infinity_hides_a_key():
     assert not y(value, nothing).any() and not gradient.any()
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_key_that_is_not_finite_is_seen_by_its_neighbors_only(number):
+    query = key = jnp.ones((1, 20, 1, 1))
+    y = F.neighborhood_attention(query, key.at[0, 0].set(number), query, window=3)
+    assert np.isfinite(y[0, :, 0, 0]).tolist() == [False] * 2 + [True] * 18
+
+
 def test_memory_does_not_grow_with_the_square():
     """Temporaries of the gradient at 16,384 positions, where all scores would be 1 GB."""
     x = jax.ShapeDtypeStruct((1, 16384, 1, 8), jnp.float32)

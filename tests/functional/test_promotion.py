@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 from attnconv import functional as F
@@ -102,3 +103,23 @@ def test_half_precision_gradients_are_as_close_as_those_of_jax():
     stock = error(gradients(jax.nn.dot_product_attention))
     for ours, theirs in zip(error(gradients(F.dot_product_attention)), stock, strict=True):
         assert ours <= 1.5 * theirs
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: F.conv(x, jnp.ones((1, 1, 1), x.dtype)),
+        lambda x: F.conv_transpose(x, jnp.ones((1, 1, 1), x.dtype)),
+        lambda x: F.locally_connected(x, jnp.ones((8, 1, 1, 1), x.dtype)),
+        lambda x: F.avg_pool(x, (2,)),
+        lambda x: F.max_pool(x, (2,)),
+        F.layer_norm,
+        F.rms_norm,
+        lambda x: F.positions.rotary(x.reshape(1, 1, 2, 4)),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["int32", "complex64"])
+def test_numbers_that_would_be_cut_off_are_refused(monkeypatch, call, dtype):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=f"^x: expected a floating dtype, came {dtype}"):
+        call(jnp.ones((8, 1), dtype))
