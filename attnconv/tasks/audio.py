@@ -1,6 +1,5 @@
 """Waves as sequences of log-mel frames, and the user's own folder of `.wav`."""
 
-import dataclasses
 import itertools
 import os
 import warnings
@@ -14,7 +13,7 @@ from scipy.io import wavfile
 
 from attnconv.errors import UsageError
 from attnconv.functional import audio
-from attnconv.tasks.folders import files_of_classes, labelled, roots
+from attnconv.tasks.folders import by_folder, files_of_classes, roots
 from attnconv.tasks.raw import Raw, objects
 
 WINDOW_MS = 25.0
@@ -95,10 +94,7 @@ def folder(path: Path) -> Raw:
         return samples
 
     inputs = {split: as_frames(map(wave, of), rate) for split, of in found.items()}
-    labels = {split: [file.parent.name for file in of] for split, of in found.items()}
-    names = {split: [file.name for file in of] for split, of in found.items()}
-    raw = labelled(path.name, f"waves in {path}, {rate} Hz", inputs, labels)
-    return dataclasses.replace(raw, names=names)
+    return by_folder(path, f"waves in {path}, {rate} Hz", inputs, found)
 
 
 def _pieces(wave: np.ndarray, count: int, size: int, hop: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Folders with a folder for each class, and those of the splits around them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def files_of_classes(root: Path, suffixes: Sequence[str], what: str) -> list[Pat
     """Every file with one of the suffixes in the folders of the classes; `what` they are."""
     files = []
     for folder in _visible(root):
-        found = sorted(file for file in folder.iterdir() if _is_one(file, suffixes))
+        found = sorted(file for file in entries(folder) if _is_one(file, suffixes))
         if not found:
             raise UsageError(
                 f"{folder}: expected {what} of a class ({' '.join(suffixes)}), found none"
@@ -43,8 +44,25 @@ def _is_one(file: Path, suffixes: Sequence[str]) -> bool:
 
 
 def _visible(path: Path) -> list[Path]:
-    visible = (entry for entry in path.iterdir() if not entry.name.startswith("."))
+    visible = (entry for entry in entries(path) if not entry.name.startswith("."))
     return sorted(entry for entry in visible if entry.is_dir())
+
+
+def entries(path: Path) -> list[Path]:
+    """What lies in a folder."""
+    try:
+        return list(path.iterdir())
+    except OSError as error:
+        raise UsageError(f"{path}: expected a folder to read, got {error.strerror}") from None
+
+
+def by_folder(
+    path: Path, source: str, inputs: Mapping[str, np.ndarray], files: Mapping[str, Sequence[Path]]
+) -> Raw:
+    """The examples of these files, labelled by their folders and called as the files are."""
+    labels = {split: [file.parent.name for file in of] for split, of in files.items()}
+    names = {split: [file.name for file in of] for split, of in files.items()}
+    return dataclasses.replace(labelled(path.name, source, inputs, labels), names=names)
 
 
 def labelled(

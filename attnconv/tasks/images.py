@@ -7,18 +7,19 @@ import numpy as np
 from PIL import Image
 
 from attnconv.errors import UsageError
-from attnconv.tasks.folders import files_of_classes, labelled, roots
+from attnconv.tasks.folders import by_folder, files_of_classes, roots
 from attnconv.tasks.raw import Raw
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _GREY = ("1", "L", "LA")
-_DEEP = ("I", "F")  # 16- and 32-bit modes begin so; PIL would clip them to 8 bits
+_DEPTH_AT = 24  # the byte of a PNG that holds its bits for each channel: of 16 PIL drops 8
 
 
 def read(path: Path) -> Raw:
     """`CLASS/*.png|jpg|jpeg`, or `train/CLASS/` with `test/CLASS/`, `validation/CLASS/` or both.
 
-    All images have one size; they are grey if every one of them is, else RGB.
+    All images have one size; they are grey if every one of them is, else RGB. Names are those of
+    the files.
 
     Raises:
       UsageError: naming the file that cannot be read or has another size, or the folder.
@@ -40,8 +41,7 @@ def read(path: Path) -> Raw:
     inputs = {
         split: np.stack([_expand(image, channels) for image in of]) for split, of in images.items()
     }
-    labels = {split: [file.parent.name for file in of] for split, of in files.items()}
-    return labelled(path.name, f"images in {path}", inputs, labels)
+    return by_folder(path, f"images in {path}", inputs, files)
 
 
 def _decode(file: Path) -> np.ndarray:
@@ -50,10 +50,12 @@ def _decode(file: Path) -> np.ndarray:
         image: Image.Image
         with Image.open(file, formats=("PNG", "JPEG")) as image:
             image.load()
+        with file.open("rb") as header:
+            deep = image.format == "PNG" and header.read(_DEPTH_AT + 1)[_DEPTH_AT] > 8
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"{file}: cannot be read as an image ({error})") from error
-    if image.mode.startswith(_DEEP):
-        raise UsageError(f"{file}: expected 8 bits per channel, found mode {image.mode}")
+    if deep:
+        raise UsageError(f"{file}: expected 8 bits per channel, found 16")
     if image.mode == "P":  # a palette with transparency warns unless it goes through RGBA
         image = image.convert("RGBA")
     return np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))

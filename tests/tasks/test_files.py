@@ -1,6 +1,9 @@
 """Folders of images and .npz files, made here: what is read, and every refusal."""
 
+import pathlib
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -116,8 +119,48 @@ def test_unreadable_images(tmp_path):
     broken = tmp_path / "dog" / "2.png"
     broken.write_bytes(broken.read_bytes()[:40])
     assert refusal(tmp_path).startswith("PATH/dog/2.png: cannot be read as an image (")
-    Image.fromarray(np.zeros([5, 4], np.uint16)).save(broken)
-    assert refusal(tmp_path) == "PATH/dog/2.png: expected 8 bits per channel, found mode I;16"
+
+
+GREY, RGB, GREY_ALPHA, RGBA = 0, 2, 4, 6
+
+
+@pytest.mark.parametrize(("colours", "channels"), [(GREY, 1), (RGB, 3), (GREY_ALPHA, 2), (RGBA, 4)])
+def test_deep_images_are_refused_and_not_cut_off(tmp_path, colours, channels):
+    folder(tmp_path)
+    (tmp_path / "dog" / "2.png").write_bytes(png_of_16_bits(colours, channels))
+    assert refusal(tmp_path) == "PATH/dog/2.png: expected 8 bits per channel, found 16"
+
+
+def png_of_16_bits(colours, channels, height=5, width=4):
+    """By the specification: PIL writes 16 bits of grey only."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)
+    rows = zlib.compress(height * bytes(1 + 2 * width * channels))
+    parts = (b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_images_are_called_as_their_files_are(tmp_path):
+    folder(tmp_path)
+    task = tasks.load(str(tmp_path), hold_out="3")
+    np.testing.assert_array_equal(task.test.labels, [0, 1])
+    assert len(task.train.labels) + len(task.validation.labels) == 6
+
+
+def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
+    folder(tmp_path)
+    seen = pathlib.Path.iterdir
+
+    def iterdir(path):
+        if path == tmp_path / "dog":
+            raise PermissionError(13, "Permission denied")
+        return seen(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", iterdir)
+    assert refusal(tmp_path) == "PATH/dog: expected a folder to read, got Permission denied"
 
 
 def test_folders_that_are_no_set(tmp_path):
