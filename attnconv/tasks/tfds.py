@@ -83,7 +83,8 @@ def read(name: str, folder: Path, fields: Sequence[str] | None = None) -> Raw:
     Inputs are an image, a tensor of rank 2 or 3 (sequences of vectors may differ in length), audio
     as frames, a text or a sequence of texts, the tokens. Labels are a class label, a sequence of
     them, one for each token or vector, or a second text: then both are cut at whitespace. Which
-    two is told by `tfds_features.choose`.
+    two is told by `tfds_features.choose`. Records without the one or the other (a label of -1) are
+    left out, and `source` says how many.
 
     Args:
       name: what errors and results call it.
@@ -117,15 +118,23 @@ def read(name: str, folder: Path, fields: Sequence[str] | None = None) -> Raw:
         splits = {"train": there[0]} if len(there) == 1 else official(there)
         if "train" not in splits:
             raise UsageError(f"{name}: expected a split named train, found {_list(there)}")
-        records = {split: _records(name, builder, found) for split, found in splits.items()}
+        read = {
+            split: _records(name, builder, theirs)
+            for split, theirs in splits.items()
+            if split == "train" or builder.info.splits[theirs].num_examples
+        }
+        records, without = tfds_values.usable(name, read, x, y)
     names = {}
     if called is not None:
-        names = {split: [_text(r[called.name]) for r in rs] for split, rs in records.items()}
+        names = {
+            split: [_text(r[called.name]) for r in rs.values()] for split, rs in records.items()
+        }
     rest = [field.name for field in found if not field.is_name and field not in (x, y)]
     return Raw(
         name=name,
         source=f"TensorFlow Datasets, {name.partition(':')[0]} {folder.name}"
-        + (f", {x.name} to {y.name}" if rest else ""),
+        + (f", {x.name} to {y.name}" if rest else "")
+        + without,
         class_names=tfds_values.class_names(builder.info.features[y.name]),
         splits=tfds_values.examples(name, records, x, y),
         output=tfds_features.OUTPUTS[y.kind],

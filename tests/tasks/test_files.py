@@ -135,7 +135,9 @@ def png_of_16_bits(colours, channels, height=5, width=4):
     """By the specification: PIL writes 16 bits of grey only."""
 
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)
     rows = zlib.compress(height * bytes(1 + 2 * width * channels))

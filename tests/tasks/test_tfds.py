@@ -219,15 +219,35 @@ def test_sets_that_do_not_fit(tmp_path):
     some = examples(9)[0]
     prepare(tmp_path / "splits" / "1.0.0", FEATURES, a=some, b=some)
     assert refusal("splits", tmp_path) == "splits: expected a split named train, found a, b"
-    unlabelled = [example | {"label": -1} for example in some]
-    prepare(tmp_path / "blind" / "1.0.0", FEATURES, train=some, test=unlabelled)
+    prepare(tmp_path / "blind" / "1.0.0", FEATURES, train=unlabelled(some), test=some)
     assert refusal("blind", tmp_path) == (
-        "blind: expected labels from 0 to 1, got -1 for example 0 of the test split"
+        "blind (train): expected records with image and label, found none"
     )
-    prepare(tmp_path / "hollow" / "1.0.0", FEATURES, train=some, test=[])
-    assert refusal("hollow", tmp_path) == (
-        "hollow (test): cannot be read: Paths sequence can not be of 0 length"
+
+
+def unlabelled(examples):
+    return [example | {"label": -1} for example in examples]
+
+
+def test_records_without_a_label_are_left_out(tmp_path):
+    some, pixels = examples(12)
+    splits = {"validation": unlabelled(some[:1]) + some[:6], "test": unlabelled(some)}
+    prepare(tmp_path / "blind" / "1.0.0", FEATURES, train=some, **splits)
+    raw = tfds.read("blind", tfds.find("blind", tmp_path))
+    assert {split: len(y) for split, (_, y) in raw.splits.items()} == {"train": 12, "validation": 6}
+    np.testing.assert_array_equal(raw.splits["validation"][0][..., 0], pixels[:6])
+    assert raw.source == (
+        "TensorFlow Datasets, blind 1.0.0, left out for want of image or label: "
+        "1 of 7 in validation, 12 of 12 in test"
     )
+    task = tasks.load("blind", data_dir=tmp_path)  # a test split is cut where there is no other
+    assert [len(split.labels) for split in (task.train, task.validation, task.test)] == [9, 6, 3]
+
+
+def test_an_empty_split_is_none(tmp_path):
+    prepare(tmp_path / "hollow" / "1.0.0", FEATURES, train=examples(9)[0], test=[])
+    raw = tfds.read("hollow", tfds.find("hollow", tmp_path))
+    assert set(raw.splits) == {"train"} and raw.source == "TensorFlow Datasets, hollow 1.0.0"
 
 
 def test_files_that_cannot_be_read(tmp_path):
