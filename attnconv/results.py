@@ -1,9 +1,10 @@
 """The files of a study in its folder: what was asked, what is finished, what was predicted."""
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,7 @@ def claim(out: Path, config: Mapping[str, Any]) -> None:
     path = out / "config.json"
     wanted = json.loads(json.dumps(config))
     if path.exists():
-        try:
-            found = dict(json.loads(path.read_text()))
-        except (OSError, TypeError, ValueError) as error:
-            raise UsageError(f"out={out}: expected a JSON object in config.json: {error}") from None
+        found = read_object(path)
         if found != wanted:
             keys = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
             differences = ", ".join(
@@ -58,12 +56,29 @@ def claim(out: Path, config: Mapping[str, Any]) -> None:
         return
     if (out / "results.jsonl").exists():
         raise UsageError(f"out={out}: expected a config.json beside its results.jsonl, found none")
+    with making(out):
+        write_json(path, wanted)
+
+
+@contextlib.contextmanager
+def making(out: Path) -> Iterator[None]:
+    """Makes the folder; that it cannot be made, or written inside this, is the user's error."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted)
+        yield
     except OSError as error:
         raise UsageError(
             f"out={out}: expected a folder that can be made and written, got {error.strerror}"
+        ) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"out={path.parent}: expected a JSON object in {path.name}: {error}"
         ) from None
 
 
@@ -112,3 +127,18 @@ def write_predictions(path: Path, predicted: np.ndarray) -> None:
     with part.open("wb") as file:
         np.save(file, predicted)
     part.replace(path)
+
+
+def read_predictions(path: Path) -> np.ndarray:
+    """What `write_predictions` saved.
+
+    Raises:
+      UsageError: the file is broken.
+    """
+    try:
+        return np.load(path)
+    except (OSError, EOFError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise UsageError(
+            f"{path}: expected predictions, remove it to train again ({why})"
+        ) from None

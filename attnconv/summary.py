@@ -37,7 +37,8 @@ def summary(
     """Everything that the report says, as JSON values."""
     scores = {}
     for cell in cells:
-        predicted = np.load(results.predictions_path(out, cell.model, cell.train_size))
+        path = results.predictions_path(out, cell.model, cell.train_size)
+        predicted = results.read_predictions(path)
         scores[cell.model, cell.train_size] = example_scores(task, predicted)
     intervals = stats.mean_intervals(scores, confidence=CONFIDENCE)
     pairs = [

@@ -31,7 +31,9 @@ flags.DEFINE_string(
     "suite", "all", "attention, conv, train, compile, gpu, all; none writes the page."
 )
 flags.DEFINE_list("cases", [], "Only cases whose name contains one of these.")
-flags.DEFINE_float("seconds", 4.0, "How long a case goes on with rounds beyond the fewest.")
+flags.DEFINE_float(
+    "seconds", 4.0, "How long a case goes on with rounds beyond the fewest.", lower_bound=0
+)
 flags.DEFINE_boolean("memory", True, "Measure peak memory too, each peer in a fresh process.")
 flags.DEFINE_boolean("docs", False, "Write the page and its figures into docs/ too.")
 flags.DEFINE_string("beside", None, "Another bench.json, of another JAX, to show on the page.")

@@ -10,7 +10,6 @@ read, a figure for each claim, claims.json. What is there already is kept.
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,9 @@ for name in ("data_dir", "list", "out", "seed"):
 FLAGS = flags.FLAGS
 
 MOST_RUNS = 1000  # of a claim, each with a seed of its own
+ABOUT = ("name", "statement", "source", "criterion")
+EVIDENCE = tuple(field.name for field in dataclasses.fields(claims.Evidence))
+RECORDED = {*ABOUT, *EVIDENCE, "verdict", "seconds", "seed", "version"}
 
 
 def main() -> None:
@@ -52,9 +54,14 @@ def main() -> None:
         raise UsageError(f"claim {name}: expected {', '.join(sets)} in --data_dir")
 
     out = Path(FLAGS.out or "runs/claims").expanduser()
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "claims.json"
-    stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    with results.making(out):
+        stored = results.read_object(path) if path.exists() else {}
+    for name, kept in stored.items():
+        if not isinstance(kept, dict) or not set(kept) >= RECORDED:
+            raise UsageError(
+                f"{path}: expected {', '.join(sorted(RECORDED))} of each, {name} lacks some"
+            )
     for claim in chosen:
         if claim.name in lacking:
             print(f"{claim.name:<20} not run: needs {', '.join(lacking[claim.name])} in --data_dir")
@@ -88,7 +95,7 @@ def record(claim: claims.Claim, evidence: claims.Evidence) -> dict[str, Any]:
     found = dataclasses.asdict(evidence)
     for part, of in zip(evidence.parts, found["parts"], strict=True):
         of["verdict"] = part.verdict
-    told = {key: getattr(claim, key) for key in ("name", "statement", "source", "criterion")}
+    told = {key: getattr(claim, key) for key in ABOUT}
     return {**told, "verdict": evidence.verdict, **found}
 
 

@@ -66,4 +66,13 @@ def test_a_folder_that_cannot_be_claimed(tmp_path):
 def test_predictions_come_back(tmp_path):
     path = results.predictions_path(tmp_path, "cnn", 100)
     results.write_predictions(path, np.arange(6).reshape(2, 3))
-    assert np.load(path).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert results.read_predictions(path).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("kept", [0, 40, 130])
+def test_broken_predictions(tmp_path, kept):
+    path = results.predictions_path(tmp_path, "cnn", 100)
+    results.write_predictions(path, np.arange(6).reshape(2, 3))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UsageError, match=r"cnn-100.npy: expected predictions, remove it to train"):
+        results.read_predictions(path)

@@ -60,7 +60,7 @@ def load(
       tokens: how text is cut: "words" (default), "characters" or "bpe", byte pairs.
       vectors: what the vectors are: "one_hot" of tokens, which are embedded otherwise; "rows",
         "pixels" or "patches" of 4 x 4 pixels of images, which are grids otherwise.
-      fields: the features of a prepared set that are the input and the label.
+      fields: the features that are the input and the label; of a prepared set only.
       hold_out: the examples whose name (that of their file, say) contains this are the test split.
 
     Raises:
@@ -91,14 +91,15 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None, fields: Sequence[s
     root = None if data_dir is None else Path(os.path.expanduser(data_dir))
     if root is not None and not root.is_dir():
         raise UsageError(f"data_dir={str(root)!r}: there is no such folder{_near(root)}")
-    if name in embedded.SOURCES:
-        return embedded.SOURCES[name]()
-    prepared = None if root is None else tfds.find(name, root)
+    is_embedded = name in embedded.SOURCES
+    prepared = None if root is None or is_embedded else tfds.find(name, root)
     if prepared is not None:
         return tfds.read(name, prepared, fields)
     path = os.path.expanduser(name)
-    if os.path.exists(path):
-        return files.read(Path(path))
+    if is_embedded or os.path.exists(path):
+        if fields is not None:
+            raise UsageError(f"fields={','.join(fields)}: expected a TFDS set, {name} is none")
+        return embedded.SOURCES[name]() if is_embedded else files.read(Path(path))
     if name.startswith((".", "~", os.sep)) or name.endswith(".npz"):
         raise UsageError(f"task {name!r}: there is no such file or folder{_near(Path(path))}")
     raise tfds.missing(name, root, names())

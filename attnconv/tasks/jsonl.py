@@ -136,6 +136,12 @@ def _row(at: str, line: bytes) -> _Row:
         raise UsageError(f"{at}: expected a JSON object, cannot be read ({error})") from error
     if not isinstance(fields, dict):
         raise UsageError(f"{at}: expected a JSON object, got {_shown(fields)}")
+    try:
+        if "\\u" in text:
+            json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise UsageError(f"{at}: expected whole characters, got half a pair, {half}") from None
     return _Row(at, fields)
 
 

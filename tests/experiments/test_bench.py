@@ -51,6 +51,7 @@ def test_bench_prints_a_line_for_each_case_and_writes_its_files(tmp_path):
         pytest.param(
             ["--suite=none"], "expected measurements, found no file", marks=pytest.mark.slow
         ),
+        pytest.param(["--seconds=-1"], "--seconds=-1", marks=pytest.mark.slow),
         (["--suite=gpu"], "suite=gpu: expected a GPU that JAX finds, found only cpu: "),
         pytest.param(["--case=small"], "Unknown command line flag 'case'", marks=pytest.mark.slow),
     ],

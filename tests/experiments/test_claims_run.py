@@ -186,6 +186,28 @@ def test_what_is_there_is_kept_until_seed_or_version_change(fakes, run, monkeypa
     assert times_tested(fakes) == [3, 2, 0]
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expected a JSON object in claims.json"),
+        ("[1]", "expected a JSON object in claims.json"),
+        ('{"first": {"seed": 0}}', "claims.json: expected criterion, figure, .*, first lacks some"),
+    ],
+)
+def test_a_broken_file_of_verdicts(fakes, run, content, message):
+    run.out.mkdir()
+    (run.out / "claims.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        run()
+    assert times_tested(fakes) == [0, 0, 0]
+
+
+def test_a_folder_that_cannot_be_made(fakes, run):
+    run.out.write_text("a file")
+    with pytest.raises(UsageError, match="expected a folder that can be made and written"):
+        run()
+
+
 def test_what_was_measured_before_one_fails_is_kept(fakes, run, monkeypatch):
     def fail(setting):
         raise UsageError("learning_rate=1: expected a finite loss, got nan")

@@ -168,6 +168,10 @@ S = {"source": "a", "target": "b"}
         ),
         ([A, S], " line 2: expected the field 'text', found 'source', 'target'"),
         ([A, {**A, "text": 3}], " line 2: expected a string as 'text', got 3"),
+        (
+            [A, {**A, "text": "a \ud83d b"}],
+            " line 2: expected whole characters, got half a pair, '\\ud83d'",
+        ),
         ([A, {**A, "text": " \t"}], " line 2: expected some text, got ' \\t'"),
         ([A, {**A, "label": 1}], " line 2: expected a string as label, as in {file} line 1, got 1"),
         ([A, {**A, "label": None}], " line 2: expected strings or integers as labels, got null"),

@@ -225,6 +225,7 @@ def test_train_size_keeps_the_subset(digits):
         ({"train_size": 5000}, "train_size=5000: digits has 1167 training examples"),
         ({"train_size": 0}, "train_size=0: expected at least 1"),
         ({"seed": -1}, "seed=-1: expected 0 or more"),
+        ({"fields": ("x", "y")}, "fields=x,y: expected a TFDS set, digits is none"),
     ],
 )
 def test_arguments_out_of_range(arguments, message):
