@@ -21,6 +21,7 @@ from attnconv.errors import UsageError
 from attnconv.train import Data, TrainState
 
 CHUNK = 100  # steps in one call of a program, and between two looks of the host at the loss
+BYTES = 16  # of each parameter in training: float32, itself, its gradient and two moments
 HOST_BYTES = 8 << 30  # taken for the device's memory where the device does not tell
 PART_BYTES = 1 << 30  # of examples that are sent to the device at once, while it has as many
 
@@ -252,6 +253,22 @@ def cores() -> int:
 def at_once() -> int:
     """How many runs `train_all` trains at the same time, each apart from the others."""
     return cores() if jax.default_backend() == "cpu" else 1
+
+
+def check_memory(params: int, runs: int, *, called: str) -> None:
+    """Refuses as many runs of as many parameters where the memory cannot hold even these.
+
+    Raises:
+      UsageError: saying what is `called` so, how much it needs and how much there is.
+    """
+    stats = jax.local_devices()[0].memory_stats() or {}
+    there = stats.get("bytes_limit", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    together = min(runs, at_once()) if jax.default_backend() == "cpu" else runs
+    if BYTES * params * together > there:
+        raise UsageError(
+            f"{called}: {params:,} parameters need {BYTES * params * together / 2**30:,.0f} GiB "
+            f"of memory in {together} runs at once, there are {there / 2**30:,.0f}; ask for fewer"
+        )
 
 
 def scored(

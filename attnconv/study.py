@@ -49,6 +49,9 @@ def run(
     task = load(config)
     config = completed(config, task.spec, search=search)
     cells = plan(config, task)
+    for cell in cells:
+        count = config.seeds * len(config.learning_rates)
+        runs.check_memory(cell.params, count, called=f"model {cell.model}")
     results.claim(out, identity(config, task))
     if not keep:
         results.forget(out)

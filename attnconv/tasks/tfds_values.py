@@ -29,7 +29,8 @@ def usable(
     Raises:
       UsageError: that split is train.
     """
-    kept, told = {}, []
+    kept: dict[str, Records] = {}
+    told = []
     for split, records in read.items():
         mine = {index: record for index, record in enumerate(records) if _has(record, x, y)}
         if mine:
