@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attnconv.errors import UsageError, unknown
-from attnconv.tasks.raw import SPLIT_NAMES, Examples, Raw, official
+from attnconv.errors import UsageError
+from attnconv.tasks.raw import Examples, Raw, only_official
 
 
 def roots(path: Path) -> dict[str, Path]:
@@ -16,11 +16,7 @@ def roots(path: Path) -> dict[str, Path]:
     # A class may be called train: it holds files, a split holds the folders of its classes.
     if "train" not in folders or not _visible(folders["train"]):
         return {"train": path}
-    splits = official(folders)
-    others = sorted(set(folders) - set(splits.values()))
-    if others:
-        known = [name for names in SPLIT_NAMES.values() for name in names]
-        raise UsageError(f"{path}: {unknown('split', others[0], known)}, one name for each split")
+    splits = only_official(folders, path=path, what="split")
     return {split: folders[name] for split, name in splits.items()}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from attnconv.errors import UsageError, unknown
 from attnconv.spec import Graph
-from attnconv.tasks.raw import SPLIT_NAMES, Examples, Raw, official
+from attnconv.tasks.raw import SPLIT_NAMES, Examples, Raw, only_official
 
 MOST = 20_000  # nodes: the adjacency is dense
 ARRAYS = ("features", "edges", "labels")
@@ -202,10 +202,7 @@ def _masks(
 ) -> dict[str, np.ndarray]:
     """The nodes of each split, all of them labelled."""
     labelled = np.array([label is not None for label in labels])
-    names = official(set(stored) & set(MASKS))
-    extra = sorted(set(stored) & set(MASKS) - set(names.values()))
-    if extra:
-        raise UsageError(f"{path}: {extra[0]}: expected one array for each split")
+    names = only_official(set(stored) & set(MASKS), path=path, what="array")
     masks = {split: stored[name] for split, name in names.items()}
     for split, mask in masks.items():
         called = f"{path}: {names[split]}"

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attnconv.errors import UsageError, unknown
+from attnconv.errors import UsageError
 from attnconv.spec import Output
-from attnconv.tasks.raw import SPLIT_NAMES, Raw, objects, official
+from attnconv.tasks.raw import Raw, objects, only_official
 
 # The fields of a row, input and output, and what kind of output that is.
 FORMS: dict[tuple[str, str], Output] = {
@@ -91,16 +91,10 @@ def _files(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         return {"train": path}
     found = {file.stem: file for file in sorted(path.glob(f"*{_SUFFIX}"))}
-    splits = official(found)
-    if "train" not in splits:
+    if "train" not in found:
         names = ", ".join(file.name for file in found.values()) or "no .jsonl file"
         raise UsageError(f"{path}: expected train.jsonl, found {names}")
-    others = sorted(set(found) - set(splits.values()))
-    if others:
-        known = [f"{name}{_SUFFIX}" for names in SPLIT_NAMES.values() for name in names]
-        raise UsageError(
-            f"{path}: {unknown('file', others[0] + _SUFFIX, known)}, one file for each split"
-        )
+    splits = only_official(found, path=path, what="file", suffix=_SUFFIX)
     return {split: found[name] for split, name in splits.items()}
 
 

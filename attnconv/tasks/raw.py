@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,28 @@ def official(found: Iterable[str]) -> dict[str, str]:
         for split, known in SPLIT_NAMES.items()
     }
     return {split: name for split, name in firsts.items() if name is not None}
+
+
+def only_official(
+    found: Iterable[str], *, path: Path, what: str, suffix: str = ""
+) -> dict[str, str]:
+    """As `official`, of a path's files, say, whose names have a suffix.
+
+    Raises:
+      UsageError: a name is not official, or a split has two.
+    """
+    found = set(found)
+    splits = official(found)
+    for name in sorted(found - set(splits.values())):
+        for split, known in SPLIT_NAMES.items():
+            if name in known:
+                raise UsageError(
+                    f"{path}: expected one name for the {split} split, found "
+                    f"{splits[split]}{suffix} and {name}{suffix}"
+                )
+        every = [known + suffix for names in SPLIT_NAMES.values() for known in names]
+        raise UsageError(f"{path}: {unknown(what, name + suffix, every)}")
+    return splits
 
 
 def as_inputs(array: np.ndarray, *, called: str) -> Shaped[np.ndarray, "B *shape"]:

@@ -184,7 +184,9 @@ def test_split_folders_that_do_not_fit(tmp_path):
     assert refusal(tmp_path).startswith("PATH: unknown split 'tets'; did you mean 'test'")
     (tmp_path / "tets").rename(tmp_path / "val")
     folder(tmp_path / "valid")
-    assert refusal(tmp_path).startswith("PATH: unknown split 'val'")  # one name for each split
+    assert refusal(tmp_path) == (
+        "PATH: expected one name for the validation split, found valid and val"
+    )
     (tmp_path / "valid").rename(tmp_path / ".valid")
     folder(tmp_path / "test", classes=("wolf",))
     assert refusal(tmp_path).endswith(

@@ -85,7 +85,7 @@ def test_labels_may_be_strings(tmp_path):
         ({"tset": mask(0)}, "unknown array 'tset'; did you mean 'test'"),
         (
             {"val": mask(0), "dev": mask(1)},
-            "dev: expected one array for each split",
+            "expected one name for the validation split, found val and dev",
         ),
         (
             {"edges": np.array([[0, 1, 2], [1, 8, 3]])},

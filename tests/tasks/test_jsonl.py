@@ -232,7 +232,9 @@ def test_the_files_of_a_folder_fit_together(tmp_path):
     assert set(jsonl.read(folder).splits) == {"train", "test"}
     write(folder / "val.jsonl", [A, A])
     write(folder / "dev.jsonl", [A, A])
-    assert refusal(folder).endswith("one file for each split")
+    assert refusal(folder) == (
+        f"{folder}: expected one name for the validation split, found val.jsonl and dev.jsonl"
+    )
     (folder / "train.jsonl").unlink()
     assert (
         refusal(folder) == f"{folder}: expected train.jsonl, found dev.jsonl, test.jsonl, val.jsonl"
