@@ -60,7 +60,7 @@ class Config:
                 raise UsageError(f"learning_rates={rate}: expected positive finite numbers")
         if not 0 <= self.seed <= MOST_SEED - self.seeds:
             raise UsageError(
-                f"seed={self.seed}, seeds={self.seeds}: expected seeds from 0 to {MOST_SEED}"
+                f"seed={self.seed}, seeds={self.seeds}: expected seeds from 0 to {MOST_SEED - 1}"
             )
         if self.match == "none" and self.budget is not None:
             raise UsageError(f"match=none, budget={self.budget}: expected no budget")

@@ -261,13 +261,14 @@ def check_memory(params: int, runs: int, *, called: str) -> None:
     Raises:
       UsageError: saying what is `called` so, how much it needs and how much there is.
     """
-    stats = jax.local_devices()[0].memory_stats() or {}
-    there = stats.get("bytes_limit", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if there is None and hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     together = min(runs, at_once()) if jax.default_backend() == "cpu" else runs
-    if BYTES * params * together > there:
+    if there is not None and BYTES * params * together > there:
         raise UsageError(
             f"{called}: {params:,} parameters need {BYTES * params * together / 2**30:,.0f} GiB "
-            f"of memory in {together} runs at once, there are {there / 2**30:,.0f}; ask for fewer"
+            f"of memory, {together} at once; there are {there / 2**30:,.0f}: ask for fewer"
         )
 
 

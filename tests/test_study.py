@@ -171,7 +171,7 @@ def test_a_configuration_without_sense_is_refused(changes, message):
         ({"train_sizes": (5000,)}, "train_size=5000: digits has 1167 training examples"),
         ({"models": ("mlp", "atention")}, "unknown model 'atention'; did you mean 'attention'"),
         ({"budget": 20}, "budget=20: expected a number of parameters of mlp"),
-        ({"budget": 10**12}, r"model mlp: .* parameters need .* GiB of memory in . runs"),
+        ({"budget": 10**12}, r"model mlp: .* parameters need .* GiB of memory, . at once; there"),
     ],
 )
 def test_what_cannot_be_built_is_refused_before_training(changes, message, tmp_path):
