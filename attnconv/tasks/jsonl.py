@@ -72,9 +72,9 @@ def _labelled(
     rows: Mapping[str, Sequence[_Row]], form: tuple[str, str]
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The labels of each split as numbers, and the classes that they number."""
-    first = rows["train"][0]
-    labels = {split: [_labels(row, form, first) for row in of] for split, of in rows.items()}
     none = {NONE} if FORMS[form] == "labels" else set()
+    first = _first(rows["train"], form, none)
+    labels = {split: [_labels(row, form, first, none) for row in of] for split, of in rows.items()}
     index = _numbered(rows, labels, none) | dict.fromkeys(none, NONE)
     numbers = {
         split: [np.array([index[label] for label in of], np.int64) for of in of_split]
@@ -204,8 +204,10 @@ def _pieces(row: _Row, name: str, *, whole: bool) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _labels(row: _Row, form: tuple[str, str], first: _Row) -> list[str | int]:
-    """The labels of a row: one, or one for each token."""
+def _labels(
+    row: _Row, form: tuple[str, str], first: tuple[_Row, type], none: set[Any]
+) -> list[str | int]:
+    """The labels of a row, one or one for each token, of the type of the first one."""
     value = row.fields[form[1]]
     if form[1] == "label":
         values = [value]
@@ -218,24 +220,28 @@ def _labels(row: _Row, form: tuple[str, str], first: _Row) -> list[str | int]:
         )
     else:
         values = value
-    kind = _kind(first, form)
+    where, kind = first
     for label in values:
         if type(label) not in (str, int):  # true and false are no integers here
             raise UsageError(
                 f"{row.at}: expected strings or integers as labels, got {_shown(label)}"
             )
-        if type(label) is not kind:
+        if type(label) is not kind and label not in none:
             called = "a string" if kind is str else "an integer"
             raise UsageError(
-                f"{row.at}: expected {called} as label, as in {first.at}, got {_shown(label)}"
+                f"{row.at}: expected {called} as label, as in {where.at}, got {_shown(label)}"
             )
     return values
 
 
-def _kind(first: _Row, form: tuple[str, str]) -> type:
-    """Of which type all labels are, by the first one."""
-    value = first.fields[form[1]]
-    return type(value[0] if isinstance(value, list) and value else value)
+def _first(rows: Sequence[_Row], form: tuple[str, str], none: set[Any]) -> tuple[_Row, type]:
+    """The row of the first label, and of which type that is, as all must be."""
+    for row in rows:
+        value = row.fields.get(form[1])
+        for label in value if isinstance(value, list) else [value]:
+            if type(label) in (str, int) and label not in none:
+                return row, type(label)
+    return rows[0], int
 
 
 def _numbered(

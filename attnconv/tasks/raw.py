@@ -190,11 +190,8 @@ def validate(raw: Raw) -> None:
       UsageError: naming the split or the class.
     """
     expected = raw.splits["train"][0]
-    for split, (inputs, labels) in raw.splits.items():
-        if len(labels) < 2:
-            raise UsageError(
-                f"{raw.name}: expected at least 2 examples in the {split} split, got {len(labels)}"
-            )
+    large_enough(raw, raw.splits)
+    for split, (inputs, _) in raw.splits.items():
         if (inputs.shape[1:], inputs.dtype) != (expected.shape[1:], expected.dtype):
             raise UsageError(
                 f"{raw.name}: expected examples of shape {expected.shape[1:]} and dtype "
@@ -203,6 +200,28 @@ def validate(raw: Raw) -> None:
             )
     if raw.output != "sequence":
         _validate_classes(raw)
+
+
+def large_enough(raw: Raw, splits: Mapping[str, Examples]) -> None:
+    """Refuses splits, official or cut, of too few examples to be trained on or scored.
+
+    Raises:
+      UsageError: naming the split.
+    """
+    for split, (_, labels) in splits.items():
+        whole = split in raw.splits and len(raw.splits[split][1]) == len(labels)
+        cut = "" if whole else f", cut from {len(raw.splits['train'][1])}"
+        least = 1 if cut and split == "validation" else 2
+        if len(labels) < least:
+            raise UsageError(
+                f"{raw.name}: expected at least {least} examples in the {split} split, "
+                f"got {len(labels)}{cut}"
+            )
+        if raw.output == "labels" and not any((of >= 0).any() for of in labels):
+            raise UsageError(
+                f"{raw.name}: expected a label in the {split} split, got none in "
+                f"{len(labels)} examples{cut}"
+            )
 
 
 def _validate_classes(raw: Raw) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Int, Int32, Num
 from attnconv.errors import UsageError
 from attnconv.spec import END, PAD, Output, Spec
 from attnconv.tasks import standardise
-from attnconv.tasks.raw import Examples, Raw, validate
+from attnconv.tasks.raw import Examples, Raw, large_enough, validate
 from attnconv.tasks.vocabulary import Cut, Vocabulary
 
 VALIDATION_PERCENT, TEST_PERCENT = 15, 20
@@ -103,7 +103,7 @@ def assemble(
       hold_out: the examples whose name contains this are the test split.
 
     Raises:
-      UsageError: if the splits do not fit together or a class has too few examples.
+      UsageError: if the splits do not fit together, or a split or a class has too few examples.
 
     >>> examples = np.eye(8)[:, np.newaxis], np.arange(8) % 2
     >>> task = assemble(Raw("pairs", "made here", ("a", "b"), {"train": examples}), seed=0)
@@ -114,6 +114,7 @@ def assemble(
         raw = _held_out(raw, hold_out)
     validate(raw)
     splits = _splits(raw, seed)
+    large_enough(raw, splits)
     first = splits["train"][0][0]
     spec = Spec((), len(raw.class_names), raw.output, one_hot=one_hot, graph=raw.graph)
     inputs = {split: inputs for split, (inputs, _) in splits.items()}

@@ -328,6 +328,34 @@ def test_what_cannot_be_held_out(raw, part, message):
     assert str(error.value) == message
 
 
+def labelled(n, **official):
+    """Tokens with a label each; those of an official split of that size have none."""
+    inputs = objects(("a", "b") for _ in range(n))
+    splits = {"train": (inputs, objects(np.array([0, 1]) for _ in range(n)))}
+    for split, size in official.items():
+        splits[split] = inputs[:size], objects(np.array([-1, -1]) for _ in range(size))
+    return Raw("tags", "made here", ("x", "y"), splits, "labels")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (labelled(9, test=4), "expected a label in the test split, got none in 4 examples"),
+        (labelled(9, validation=3), "expected a label in the validation split, got none in 3 exam"),
+        (labelled(2), "expected at least 2 examples in the train split, got 0, cut from 2"),
+        (labelled(5), "expected at least 2 examples in the test split, got 1, cut from 5"),
+    ],
+)
+def test_splits_that_cannot_be_scored(raw, message):
+    with pytest.raises(UsageError, match=f"^tags: {message}"):
+        assemble(raw, seed=0)
+
+
+def test_the_least_that_can_be_cut():
+    task = assemble(labelled(6), seed=0)
+    assert [len(split.labels) for split in (task.train, task.validation, task.test)] == [3, 1, 2]
+
+
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)

@@ -90,6 +90,18 @@ def test_minus_one_is_no_label_of_a_token(tmp_path):
     assert [of.tolist() for of in raw.splits["validation"][1]] == [[1, -1], [-1]]
 
 
+def test_minus_one_is_no_label_where_labels_are_strings_too(tmp_path):
+    rows = [{"tokens": ["a", "b"], "labels": [-1, "-1"]}, {"tokens": ["a"], "labels": ["X"]}]
+    raw = jsonl.read(write(tmp_path / "x.jsonl", rows))
+    assert raw.class_names == ("-1", "X")
+    assert [of.tolist() for of in raw.splits["train"][1]] == [[-1, 0], [1]]
+    rows = [{"tokens": ["a"], "labels": [-1]}, {"tokens": ["a", "b"], "labels": ["X", 2]}]
+    file = write(tmp_path / "x.jsonl", rows)
+    assert refusal(file) == (
+        f"{file} line 2: expected a string as label, as in {file} line 2, got 2"
+    )
+
+
 def test_sequences(tmp_path):
     rows = [
         {"source": " jump  twice\t", "target": "JUMP JUMP"},
