@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from attnconv import compiled, environment, results, runs, stats, tasks
+from attnconv import compiled, environment, models, results, runs, stats, tasks
 from attnconv.config import Cell, Config
 
 METRICS = {"label": "accuracy", "labels": "accuracy", "sequence": "exact match"}
@@ -25,6 +26,14 @@ def example_scores(task: tasks.Task, predicted: np.ndarray) -> np.ndarray:
     found, of = compiled.right(predicted, task.test.labels, writes=task.spec.output == "sequence")
     seed = found.sum(1, keepdims=True) / of.sum()
     return seed + (found - seed * of) / of.mean()
+
+
+def most_frequent(task: tasks.Task) -> float | None:
+    """The accuracy of always the class most frequent in training; None of sequences."""
+    if task.spec.output == "sequence":
+        return None
+    train, test = (labels[labels >= 0] for labels in (task.train.labels, task.test.labels))
+    return float((test == np.bincount(train).argmax()).mean())
 
 
 def summary(
@@ -56,6 +65,7 @@ def summary(
         ends = min(config.learning_rates), max(config.learning_rates)
         return {
             "model": cell.model,
+            "window": models.window(cell.model, task.spec),
             "train_size": cell.train_size,
             "params": cell.params,
             "flops": cell.flops,
@@ -72,6 +82,8 @@ def summary(
             "seconds": float(np.median([r["seconds"] for r in mine])),
         }
 
+    one_program = jax.default_backend() != "cpu"
+    count = config.seeds * len(config.learning_rates)
     return {
         "task": {
             "name": task.name,
@@ -81,6 +93,9 @@ def summary(
             "classes": task.spec.classes,
             "output": task.spec.output,
             "vocabulary": task.spec.vocabulary,
+            "padded": task.spec.padded,
+            "graph": task.spec.graph is not None,
+            "most_frequent": most_frequent(task),
             "train": len(task.train.labels),
             "validation": len(task.validation.labels),
             "test": len(task.test.labels),
@@ -88,7 +103,8 @@ def summary(
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "environment": environment.describe(),
         "seconds": sum(row["seconds"] for row in rows),
-        "runs_at_once": runs.at_once(),
+        "runs_at_once": count if one_program else min(runs.at_once(), count),
+        "one_program": one_program,
         "metric": METRICS[task.spec.output],
         "confidence": CONFIDENCE,
         "cells": [cell_summary(cell) for cell in cells],

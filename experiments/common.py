@@ -217,7 +217,7 @@ class Progress:
         chosen = [row for row in rows if row["test"] is not None]
         validation = 100 * sum(row["validation"] for row in chosen) / len(chosen)
         line = (
-            f"{self.done:3d}/{self.cells}  {cell.model:<10} {cell.train_size:>6} examples  "
+            f"{self.done:3d}/{self.cells}  {cell.model:<15} {cell.train_size:>6} examples  "
             f"validation {validation:5.1f} %  learning rate {chosen[0]['learning_rate']:g}"
         )
         tqdm.write(line)

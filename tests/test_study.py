@@ -1,5 +1,6 @@
 """The grid end to end on real digits, small: what is trained, chosen, stored and said."""
 
+import collections
 import dataclasses
 import json
 import shutil
@@ -328,6 +329,22 @@ def test_scores_of_any_output_are_those_of_the_stored_predictions(own):
         # Not the mean over the sentences, in which a short one counts as a long one.
         estimates = [cell["test"]["estimate"] for cell in summary["cells"]]
         assert np.abs(np.subtract(by_sentence, estimates)).max() > 1e-3
+
+
+def test_what_the_summary_says_of_the_task(own):
+    output, config, _, _, _, summary = own
+    task, splits = study.load(config), {}
+    for split in ("train", "test"):
+        of = getattr(task, split).labels.ravel().tolist()
+        splits[split] = [label for label in of if label != -1]
+    most = collections.Counter(splits["train"]).most_common(1)[0][0]
+    share = splits["test"].count(most) / len(splits["test"])
+    expected = {"label": pytest.approx(share), "labels": pytest.approx(share), "sequence": None}
+    assert summary["task"]["most_frequent"] == expected[output]
+    assert summary["task"]["padded"] and not summary["task"]["graph"]
+    windows = {cell["model"]: cell["window"] for cell in summary["cells"]}
+    assert windows == dict.fromkeys(config.models) | ({"cnn:9": 9} if output == "labels" else {})
+    assert summary["runs_at_once"] == min(2, runs.at_once()) and not summary["one_program"]
 
 
 def test_scores_of_examples_have_the_spread_of_a_ratio_of_sums():

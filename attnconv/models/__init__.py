@@ -5,6 +5,7 @@ from typing import Any, Literal
 from flax import nnx
 
 from attnconv.errors import UsageError, unknown
+from attnconv.models import cnn, neighborhood
 from attnconv.models.attention import Attention
 from attnconv.models.cnn import CNN
 from attnconv.models.cost import flops, parameters
@@ -46,6 +47,7 @@ __all__ = [
     "refusal",
     "shapes",
     "size_for",
+    "window",
 ]
 
 
@@ -87,6 +89,20 @@ def refusal(name: str, spec: Spec) -> str | None:
         if base not in WINDOWED or spec.output != "labels" or spec.graph is not None:
             return f"a window is chosen for {', '.join(WINDOWED)} where each vector has a label"
     return None
+
+
+def window(name: str, spec: Spec) -> int | None:
+    """Positions that an output sees where each vector has a label; None for all, and elsewhere.
+
+    >>> tags = Spec((40,), 3, "labels", vocabulary=99)
+    >>> [window(name, tags) for name in ("cnn", "cnn:33", "attention")]
+    [17, 33, None]
+    """
+    base, _, asked = name.partition(":")
+    if asked:
+        return int(asked)
+    whole = {"cnn": cnn.WINDOW, "neighborhood": neighborhood.WINDOW}
+    return whole.get(base) if spec.output == "labels" else None
 
 
 def fitting(spec: Spec) -> list[str]:

@@ -36,40 +36,46 @@ def _pairs(summary: Summary) -> Iterator[tuple[str, str, int | None]]:
 
 def _question(summary: Summary, a: str, b: str, window: int | None) -> list[str]:
     """Convolution or self-attention, at every train size."""
+    seen = "" if window is None else f" with a window of {window} positions"
+    windows = {cell["model"]: cell["window"] for cell in summary["cells"]}
+    if windows[a] != windows[b]:
+        many = [f"{x} sees {windows[x] or 'all'} positions" for x in (a, b)]
+        seen = f" ({', '.join(many)})"
     answers = [
         f"at {values.count(size)} training examples {_verdict(summary, row)}"
         for size in reversed(values.train_sizes(summary))
         for row in values.comparisons_at(summary, size)
         if {row["a"], row["b"]} == {a, b}
     ]
-    seen = "" if window is None else f" with a window of {window} positions"
     return [f"Convolution or self-attention{seen}: {'; '.join(answers)}."] if answers else []
 
 
 def _at_size(summary: Summary, size: int) -> str:
     """Who scored highest, by how much it is ahead, and what is not established."""
     cells = values.cells_at(summary, size)
-    highest = max(cell["test"]["estimate"] for cell in cells)
-    leaders = [cell for cell in cells if cell["test"]["estimate"] == highest]
-    leader = leaders[0]["model"]
-    score = values.percent(leaders[0]["test"], values.digits(summary), unit=values.unit(summary))
+    best = {cell["model"]: cell["test"] for cell in values.highest(cells)}
+    decimals, unit = values.digits(summary), values.unit(summary)
+    scores = [values.percent(score, decimals, unit=unit) for score in best.values()]
+    leaders, score = _names(best), _names(dict.fromkeys(scores))
     where = f"At {values.count(size)} training examples"
     if len(cells) == 1:
-        return f"{where} {leader} scored {score}; it was run alone, so nothing is compared."
-    sentences = [f"{where} {_names(cell['model'] for cell in leaders)} scored highest: {score}."]
+        return f"{where} {leaders} scored {score}; it was run alone, so nothing is compared."
+    how = "scored the same" if len(best) == len(cells) else "scored highest"
+    sentences = [f"{where} {leaders} {how}: {score}."]
 
     rows = values.comparisons_at(summary, size)
-    of_leader = [row for row in rows if leader in (row["a"], row["b"])]
-    ahead = _widest(row for row in of_leader if row["established"])
-    if ahead:
-        leads = [_lead(summary, row) for row in ahead]
-        by = [f"of {behind} by {lead}" for _, behind, lead in leads]
-        sentences.append(f"{leader} is ahead {_listed(by)}.")
-    open_rows = [row for row in of_leader if not row["established"]]
+    of_best = [row for row in rows if row["a"] in best or row["b"] in best]
+    leads = [_lead(summary, row) for row in _widest(of_best) if row["established"]]
+    for leader in best:
+        by = [f"of {behind} by {lead}" for first, behind, lead in leads if first == leader]
+        if by:
+            sentences.append(f"{leader} is ahead {_listed(by)}.")
+    open_rows = [row for row in of_best if not row["established"]]
     if open_rows:
-        against = [_against(summary, row, leader) for row in open_rows]
+        sides = (row["a"] if row["a"] in best else row["b"] for row in open_rows)
+        against = [_against(summary, *of) for of in zip(open_rows, sides, strict=True)]
         sentences.append(f"Not established: {_listed(against)}.")
-    others = [row for row in rows if leader not in (row["a"], row["b"])]
+    others = [row for row in rows if row not in of_best]
     if others:
         sentences.append(_among_others(summary, others))
     return " ".join(sentences)
@@ -77,11 +83,16 @@ def _at_size(summary: Summary, size: int) -> str:
 
 def _among_others(summary: Summary, rows: Sequence[Row]) -> str:
     established = _widest(row for row in rows if row["established"])
-    pairs = "1 pair" if len(rows) == 1 else f"{len(rows)} pairs"
-    if not established:
-        return f"Among the other {pairs} no difference is established."
     leads = [_lead(summary, row) for row in established]
     named = [f"{first} ahead of {second} by {lead}" for first, second, lead in leads]
+    if len(rows) == 1:
+        if named:
+            first, second, lead = leads[0]
+            return f"Of the others {first} is ahead of {second} by {lead}."
+        return f"Between {rows[0]['a']} and {rows[0]['b']} no difference is established."
+    pairs = f"{len(rows)} pairs"
+    if not established:
+        return f"Among the other {pairs} no difference is established."
     number = "1 is" if len(named) == 1 else f"{len(named)} are"
     return f"Of the other {pairs} {number} established: {_listed(named)}."
 
@@ -106,16 +117,19 @@ def _ranking(summary: Summary) -> str:
             )
     if turns:
         return f"The ranking changes with the number of training examples: {_listed(turns, '; ')}."
-    best = {}
-    for size in sizes:
-        top = max(values.cells_at(summary, size), key=lambda cell: cell["test"]["estimate"])
-        best[size] = top["model"]
-    if len(set(best.values())) == 1:
+    best = {
+        size: [cell["model"] for cell in values.highest(values.cells_at(summary, size))]
+        for size in sizes
+    }
+    always = [model for model in best[sizes[0]] if all(model in of for of in best.values())]
+    if always:
+        alone = all(len(of) == 1 for of in best.values())
+        every = "both" if len(sizes) == 2 else f"all {len(sizes)}"
         return (
-            f"{best[sizes[0]]} scored highest at all {len(sizes)} train sizes; "
-            f"no pair of models changes its order in an established way."
+            f"{_names(always)} scored highest{'' if alone else ', or as high as another,'} at "
+            f"{every} train sizes; no pair of models changes its order in an established way."
         )
-    changes = ", ".join(f"{model} at {values.count(size)}" for size, model in best.items())
+    changes = ", ".join(f"{_names(of)} at {values.count(size)}" for size, of in best.items())
     return (
         f"The highest score changes hands ({changes}), but no pair of models is established "
         f"in both orders: a change of the ranking is not established."
@@ -123,14 +137,19 @@ def _ranking(summary: Summary) -> str:
 
 
 def _warnings(summary: Summary) -> list[str]:
-    warnings = []
-    edges: dict[str, list[str]] = {}
+    warnings = [*_most_frequent(summary), *_held_out(summary)]
+    edges: dict[str, dict[float, list[str]]] = {}
     for cell in summary["cells"]:
         if cell["learning_rate_at_edge"]:
-            rate = f"{cell['learning_rate']:g} at {values.count(cell['train_size'])}"
-            edges.setdefault(cell["model"], []).append(rate)
+            of_model = edges.setdefault(cell["model"], {})
+            size = values.count(cell["train_size"])
+            of_model.setdefault(cell["learning_rate"], []).append(size)
     if edges:
-        named = "; ".join(f"{model} ({', '.join(rates)})" for model, rates in edges.items())
+        grouped = {
+            model: "; ".join(f"{rate:g} at {', '.join(of)}" for rate, of in rates.items())
+            for model, rates in edges.items()
+        }
+        named = "; ".join(f"{model} ({rates})" for model, rates in grouped.items())
         warnings.append(
             f"The chosen learning rate lies at the edge of the grid for {named}: a wider grid may "
             f"score higher, so widen it before relying on these scores."
@@ -147,6 +166,32 @@ def _warnings(summary: Summary) -> list[str]:
             f"are wide; with {_FEW_SEEDS} or more smaller differences can be established."
         )
     return warnings + _unmatched(summary)
+
+
+def _most_frequent(summary: Summary) -> list[str]:
+    """A warning where a model may have learned no more than which class is the most frequent."""
+    share, size = summary["task"]["most_frequent"], values.train_sizes(summary)[-1]
+    cells = values.cells_at(summary, size)
+    if share is None or all(cell["test"]["low"] > share for cell in cells):
+        return []
+    below = [cell["model"] for cell in cells if cell["test"]["low"] <= share]
+    names = "every model" if len(below) == len(cells) else _names(below)
+    score = f"{100 * share:.{values.digits(summary)}f}{values.unit(summary)}"
+    return [
+        f"Always the class most frequent in training would score {score}. Not established to be "
+        f"above that at {values.count(size)} training examples: {names}."
+    ]
+
+
+def _held_out(summary: Summary) -> list[str]:
+    part = summary["config"].get("hold_out")
+    if part is None:
+        return []
+    return [
+        f"The test split is the examples whose name contains {part!r}, and the learning rate is "
+        f"chosen on others: the intervals are for more examples like these, and say nothing of "
+        f"other groups that could be held out."
+    ]
 
 
 def _unmatched(summary: Summary) -> list[str]:

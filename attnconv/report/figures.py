@@ -21,6 +21,7 @@ from attnconv.report.values import Number, Row, Style, Summary
 COSTS = (("params", "Parameters"), ("flops", "FLOPs, forward"), ("seconds", "Seconds of training"))
 WINDOW = "Window: positions that each output sees"
 OPEN = "#8a8a8a"  # a difference that is not established
+_AHEAD = "established, in the colour of the model ahead"
 
 LOOK: dict[str, Any] = {
     "svg.hashsalt": "attnconv",
@@ -107,7 +108,7 @@ def by_window(summary: Summary) -> Figure:
     places, labels = window_places(families)
     looks = values.styles(list(families))
     for name, cells in families.items():
-        windows = [cell for cell in cells if values.parted(cell["model"])[1] is not None]
+        windows = [cell for cell in cells if cell["window"] is not None]
         for group, line in ((windows, "-"), (cells[len(windows) :], "")):
             x = [places[cell["model"]] for cell in group]
             if group:
@@ -139,7 +140,7 @@ def differences(summary: Summary) -> Figure:
         axes.grid(axis="y", visible=False)
     panels[0].set_yticks(range(len(pairs)), [f"{a} \N{MINUS SIGN} {b}" for a, b in pairs])
     panels[0].set_ylim(len(pairs) - 0.4, -0.6)
-    filled = Line2D([], [], color="#444444", marker="o", linestyle="", label="established")
+    filled = Line2D([], [], color="#444444", marker="o", linestyle="", label=_AHEAD)
     hollow = Line2D([], [], color=OPEN, marker="o", mfc="white", ls="", label="not established")
     figure.legend(handles=[filled, hollow], loc="outside lower center", ncols=2)
     figure.suptitle(f"{values.title(summary)}: test {summary['metric']}", fontsize=10)
@@ -182,21 +183,20 @@ def window_places(
 ) -> tuple[dict[str, float], dict[float, str]]:
     """Where models stand on the axis of windows, the families side by side; ticks and their labels.
 
-    A model without a window stands to the right of the largest, over its name.
+    A model that sees all stands to the right of the largest window, over its name.
     """
-    parts = [values.parted(cell["model"]) for cells in families.values() for cell in cells]
-    windows = sorted({window for _, window in parts if window is not None})
+    found = {cell["window"] for cells in families.values() for cell in cells}
+    windows = sorted(found - {None})
     labels = {float(window): values.count(window) for window in spaced(windows)}
     step = max(2.0, (windows[-1] / windows[0]) ** 0.2)
     places, right = {}, float(windows[-1])
     for i, cells in enumerate(families.values()):
         aside = 2 ** (0.15 * ((i + 0.5) / len(families) - 0.5))
         for cell in cells:
-            _, window = values.parted(cell["model"])
-            if window is None:
+            if cell["window"] is None:
                 right *= step
                 labels[right] = cell["model"]
-            places[cell["model"]] = right if window is None else window * aside
+            places[cell["model"]] = right if cell["window"] is None else cell["window"] * aside
     return places, labels
 
 

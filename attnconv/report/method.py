@@ -43,20 +43,35 @@ def about(summary: Summary) -> list[tuple[str, str]]:
         (
             "splits",
             f"{task['train']:,} training, {task['validation']:,} validation, "
-            f"{task['test']:,} test examples",
+            f"{task['test']:,} test examples{_held_out(summary)}",
         ),
     ]
+
+
+def _held_out(summary: Summary) -> str:
+    part = summary["config"].get("hold_out")
+    return "" if part is None else f", whose name contains {part!r}"
+
+
+def _seeds(summary: Summary) -> int:
+    return max(cell["seeds"] for cell in summary["cells"])
+
+
+def _rates(summary: Summary) -> int:
+    return len(summary["config"].get("learning_rates") or ())
 
 
 def _splits(summary: Summary) -> str:
     task, sizes = summary["task"], values.train_sizes(summary)
     of, counts = _METRICS[task["output"]]
+    use = "are scored too" if _rates(summary) == 1 else "choose the learning rate"
+    by = "" if _rates(summary) == 1 else ", by the runs with the chosen learning rate"
+    averaged = ", averaged over seeds" if _seeds(summary) > 1 else ""
     return (
         f"Splits. The models are trained on {', '.join(map(values.count, sizes))} of "
-        f"{task['train']:,} training examples; {task['validation']:,} validation examples choose "
-        f"the learning rate, and {task['test']:,} test examples are read once, by the runs with "
-        f"the chosen learning rate. Scores are {summary['metric']} {of}, in percent, averaged over "
-        f"seeds{counts}."
+        f"{task['train']:,} training examples; {task['validation']:,} validation examples {use}, "
+        f"and {task['test']:,} test examples{_held_out(summary)}, are read once{by}. "
+        f"Scores are {summary['metric']} {of}, in percent{averaged}{counts}."
     )
 
 
@@ -68,8 +83,10 @@ def _budget(summary: Summary) -> str:
     else:
         goal = "" if budget is None else f" ({budget:,})"
         sized = f"The width of each family is chosen so that all have the same {what}{goal}"
-    many = summary.get("runs_at_once", 1)
+    many = summary["runs_at_once"]
     at_once = "alone" if many == 1 else f"where {many} runs shared it"
+    if summary["one_program"] and many > 1:
+        at_once = f"its share of {many} runs that were one program"
     task, tokens = summary["task"], ""
     if task["vocabulary"] is not None and summary["config"].get("vectors") != "one_hot":
         tokens = (
@@ -81,15 +98,29 @@ def _budget(summary: Summary) -> str:
     return (
         f"Budget. {sized}; at a train size all train for the same number of steps "
         f"({', '.join(steps.values())}). {tokens}FLOPs are those of one forward pass "
-        f"for one example; seconds are those of training one run on the device named below, "
+        f"{_passed(summary)}; seconds are those of training one run on the device named below, "
         f"{at_once}."
     )
 
 
+def _passed(summary: Summary) -> str:
+    """What the FLOPs are counted for."""
+    task = summary["task"]
+    if task["graph"]:
+        return "for the whole graph"
+    if not task["padded"]:
+        return "for one example"
+    matched = summary["config"].get("match") == "flops"
+    only = ", at which alone they are matched" if matched else ""
+    return f"for one example of the greatest length{only}"
+
+
 def _tuning(summary: Summary) -> str:
     rates = summary["config"].get("learning_rates")
+    if _rates(summary) == 1:
+        return f"Tuning. Every family has the learning rate {rates[0]:g}, the only one tried."
     grid = "" if rates is None else f" among {tables.setting(rates).replace(',', ', ')}"
-    seeds = max(cell["seeds"] for cell in summary["cells"])
+    seeds = _seeds(summary)
     runs = "1 run" if seeds == 1 else f"{seeds} seeds"
     return (
         f"Tuning. For each family and train size the learning rate is chosen{grid}, by the mean "
@@ -99,7 +130,7 @@ def _tuning(summary: Summary) -> str:
 
 def _intervals(summary: Summary) -> str:
     level = f"{summary['confidence']:.0%}"
-    if max(cell["seeds"] for cell in summary["cells"]) == 1:
+    if _seeds(summary) == 1:
         variance = (
             "the spread over test examples only: with one seed the spread of training is not in "
             "the interval"
@@ -127,12 +158,24 @@ def _intervals(summary: Summary) -> str:
 
 def _corrections(summary: Summary) -> str:
     level, pairs = f"{summary['confidence']:.0%}", len(summary["comparisons"])
+    hold = (
+        "Its interval holds" if pairs == 1 else f"All {values.count(pairs)} intervals hold together"
+    )
+    width = (
+        "its width comes from |t|"
+        if pairs == 1
+        else "their width comes from the largest |t| of all pairs"
+    )
+    moderated = ""
+    if pairs > 1 and _seeds(summary) > 1:
+        moderated = (
+            "The spread over a few seeds is averaged with what all pairs show (Smyth 2004). "
+        )
     return (
-        f"Differences. A difference is paired: taken seed by seed and example by example. All "
-        f"{values.count(pairs)} intervals hold together with {level} confidence: their width comes "
-        f"from the largest |t| of all pairs in a bootstrap (Romano and Wolf 2005; Chernozhukov, "
-        f"Chetverikov and Kato 2013). The spread over a few seeds is averaged with what all pairs "
-        f"show (Smyth 2004), and one example more counts as undecided (Agresti and Min 2005). "
+        f"Differences. A difference is paired: taken seed by seed and example by example. {hold} "
+        f"with {level} confidence: {width} in a bootstrap (Romano and Wolf 2005; Chernozhukov, "
+        f"Chetverikov and Kato 2013). {moderated}One example more counts as undecided (Agresti and "
+        f"Min 2005). "
         f"Established means that the interval excludes zero. Not established means that "
         f"this experiment cannot tell, not that the families are equal."
     )

@@ -70,7 +70,7 @@ def by_window(summary: Summary) -> figure:
     plot.xaxis.axis_label = figures.WINDOW
     looks, items = values.styles(list(families)), []
     for name, cells in families.items():
-        windows = [cell for cell in cells if values.parted(cell["model"])[1] is not None]
+        windows = [cell for cell in cells if cell["window"] is not None]
         x = [places[cell["model"]] for cell in cells]
         line = _source(summary, windows, x[: len(windows)])
         drawn: list[Any] = [

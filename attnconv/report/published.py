@@ -1,5 +1,6 @@
 """What is known of a task from elsewhere, to set the scores beside."""
 
+from attnconv.report import values
 from attnconv.report.values import Summary
 
 _KNOWN = {
@@ -19,13 +20,15 @@ _KNOWN = {
 def known(summary: Summary) -> list[str]:
     """A sentence with its source where something is known of the task, as it is by default.
 
-    Other fields or another test split make another task of the same name.
+    Other fields, another test split and fewer training examples make another task of the same name.
 
-    >>> task, config = {"name": "scan/length:1.1.1"}, {"fields": None, "hold_out": None}
-    >>> known({"task": task, "config": config})[0][:34]
+    >>> task = {"name": "scan/length:1.1.1", "vocabulary": 16, "train": 90}
+    >>> known({"task": task, "config": {}, "cells": [{"train_size": 90}]})[0][:34]
     'Published: 20.8 % exact match, the'
     """
-    if any(summary["config"].get(name) for name in ("fields", "hold_out")):
+    task, sizes = summary["task"], values.train_sizes(summary)
+    other = any(summary["config"].get(name) for name in ("fields", "hold_out"))
+    if other or task["vocabulary"] is None or task["train"] not in sizes:
         return []
-    name = summary["task"]["name"].partition(":")[0]
+    name = task["name"].partition(":")[0]
     return [_KNOWN[name]] if name in _KNOWN else []

@@ -4,7 +4,6 @@ A summary is what `study` writes as `summary.json`: "task", "cells" (one for eac
 size), "comparisons" (pairs of models at a train size), "config", "environment", "metric".
 """
 
-import collections
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ class Style:
 
 # Okabe and Ito's palette, which keeps its differences under every common colour blindness.
 _FAMILIES = {
-    "mlp": Style("#7a7a7a", "s", "square"),
+    "mlp": Style("#222222", "s", "square"),
     "local": Style("#e69f00", "^", "triangle"),
     "cnn": Style("#0072b2", "o", "circle"),
     # These two and those of graphs never stand in one figure.
@@ -119,19 +118,26 @@ def comparisons_at(summary: Summary, train_size: int) -> list[Row]:
     return [row for row in summary["comparisons"] if row["train_size"] == train_size]
 
 
+def highest(cells: Sequence[Row]) -> list[Row]:
+    """The cells of the highest score; equal are scores that differ by rounding only."""
+    top = max(cell["test"]["estimate"] for cell in cells)
+    return [cell for cell in cells if math.isclose(cell["test"]["estimate"], top)]
+
+
 def by_window(summary: Summary) -> dict[str, list[Row]]:
     """The families with windows: their cells at the largest train size, the smallest window first.
 
-    The cell without a window is the last. There are none where no family has two windows.
+    The cell that sees all is the last. There are none where no family has two windows.
     """
     cells = cells_at(summary, train_sizes(summary)[-1])
-    parts = {cell["model"]: parted(cell["model"]) for cell in cells}
-    windows = {model: window for model, (_, window) in parts.items() if window is not None}
-    families = collections.Counter(parts[model][0] for model in windows)
-    if max(families.values(), default=0) < 2:
+    families: dict[str, set[int]] = {}
+    for cell in cells:
+        if cell["window"] is not None:
+            families.setdefault(parted(cell["model"])[0], set()).add(cell["window"])
+    if max(map(len, families.values()), default=0) < 2:
         return {}
-    order = sorted(cells, key=lambda cell: windows.get(cell["model"], math.inf))
-    return {name: [cell for cell in order if parts[cell["model"]][0] == name] for name in families}
+    order = sorted(cells, key=lambda cell: cell["window"] or math.inf)
+    return {name: [cell for cell in order if parted(cell["model"])[0] == name] for name in families}
 
 
 def title(summary: Summary, longest: int = 60) -> str:

@@ -2,16 +2,25 @@
 
 import pytest
 
+from attnconv.report import values
+
 ALONE = {
     "seeds": 5,
     "edge": (),
     "match": "params",
     "params": {},
     "name": "digits",
+    "train": 1167,
     "test": 360,
     "example": "image 8 x 8 x 1: one of 10",
     "output": "label",
     "vocabulary": None,
+    "padded": False,
+    "graph": False,
+    "most_frequent": 0.1,
+    "runs_at_once": 2,
+    "one_program": False,
+    "windows": {},
     "config": {},
 }
 
@@ -28,6 +37,7 @@ def summary_of(scores, differences=(), **options):
     cells = [
         {
             "model": model,
+            "window": options["windows"].get(model, values.parted(model)[1]),
             "train_size": size,
             "params": options["params"].get(model, 20011),
             "flops": 1234567 * (i + 1),
@@ -53,8 +63,8 @@ def summary_of(scores, differences=(), **options):
             "classes": 10,
             "example": options["example"],
             "output": options["output"],
-            "vocabulary": options["vocabulary"],
-            "train": 1167,
+            **{k: options[k] for k in ("vocabulary", "padded", "graph", "most_frequent")},
+            "train": options["train"],
             "validation": 270,
             "test": options["test"],
         },
@@ -74,6 +84,8 @@ def summary_of(scores, differences=(), **options):
         },
         "environment": {"python": "3.11.7", "device": "cpu: AMD EPYC, 2 cores"},
         "seconds": 183.2,
+        "runs_at_once": options["runs_at_once"],
+        "one_program": options["one_program"],
         "metric": "exact match" if options["output"] == "sequence" else "accuracy",
         "confidence": 0.95,
         "cells": cells,
@@ -82,10 +94,10 @@ def summary_of(scores, differences=(), **options):
                 "train_size": size,
                 "a": a,
                 "b": b,
-                "difference": interval(*values),
-                "established": not values[1] <= 0 <= values[2],
+                "difference": interval(*ends),
+                "established": not ends[1] <= 0 <= ends[2],
             }
-            for size, a, b, values in differences
+            for size, a, b, ends in differences
         ],
     }
 
@@ -124,6 +136,7 @@ def windows():
         scores,
         differences,
         name="universal_dependencies/en_ewt:1.0.1",
+        train=12543,
         test=2077,
         example="up to 160 tokens of 11004: each of 18",
         output="labels",

@@ -24,7 +24,7 @@ def test_what_is_established_and_what_is_not(summary):
         "At 1167 training examples cnn scored highest: 98.9 % [98.0, 99.5]. "
         "cnn is ahead of mlp by 1.9 points [0.6, 3.2]. "
         "Not established: cnn against hybrid (+0.2 points [-0.7, 1.1]). "
-        "Of the other 1 pair 1 is established: hybrid ahead of mlp by 1.70 points [0.04, 3.40]."
+        "Of the others hybrid is ahead of mlp by 1.70 points [0.04, 3.40]."
     )
 
 
@@ -34,7 +34,7 @@ def test_nothing_established_claims_no_lead(summary):
         "At 100 training examples cnn scored highest: 82.0 % [79.0, 85.0]. "
         "Not established: cnn against mlp (+2.0 points [-1.0, 5.0]), "
         "cnn against hybrid (+1.0 points [-2.0, 4.0]). "
-        "Among the other 1 pair no difference is established."
+        "Between mlp and hybrid no difference is established."
     )
     assert "ahead" not in sentence
     assert not any("equal" in finding for finding in findings(summary))
@@ -88,7 +88,7 @@ def test_a_turn_that_is_not_established(make_summary):
 
 def test_one_winner_at_all_sizes(make_summary):
     summary = two_sizes(make_summary, (0.1, 0.05, 0.15), (0.1, -0.05, 0.25))
-    assert found(summary, "mlp scored highest at all 2 train sizes")
+    assert found(summary, "mlp scored highest at both train sizes")
 
 
 def test_learning_rate_at_the_edge(summary):
@@ -121,9 +121,76 @@ def test_two_at_the_top(make_summary):
         [(100, "mlp", "cnn", (0.0, -0.01, 0.01))],
     )
     assert findings(summary) == [
-        "At 100 training examples mlp and cnn scored highest: 80.0 % [70.0, 90.0]. "
+        "At 100 training examples mlp and cnn scored the same: 80.0 % [70.0, 90.0]. "
         "Not established: mlp against cnn (+0.0 points [-1.0, 1.0])."
     ]
+
+
+def test_each_of_two_at_the_top_has_its_interval_and_its_leads(make_summary):
+    scores = {
+        "mlp": (0.96, 0.91, 0.98),
+        "cnn": (0.96 + 1e-16, 0.94, 0.97),
+        "local": (0.9, 0.8, 0.95),
+    }
+    rows = [
+        ("mlp", "cnn", (0.0, -0.02, 0.02)),
+        ("mlp", "local", (0.06, -0.01, 0.13)),
+        ("cnn", "local", (0.06, 0.01, 0.11)),
+    ]
+    summary = make_summary(
+        {(model, 100): score for model, score in scores.items()}
+        | {(model, 900): (0.9 + 0.01 * (model == "cnn"), 0.8, 0.95) for model in scores},
+        [(100, *row) for row in rows],
+    )
+    assert found(summary, "At 100 ") == (
+        "At 100 training examples mlp and cnn scored highest: 96.0 % [91.0, 98.0] and 96.0 % "
+        "[94.0, 97.0]. cnn is ahead of local by 6.0 points [1.0, 11.0]. Not established: mlp "
+        "against cnn (+0.0 points [-2.0, 2.0]), mlp against local (+6.0 points [-1.0, 13.0])."
+    )
+    assert found(summary, "cnn scored highest, or as high as another, at both train sizes")
+    summary["cells"] = [cell for cell in summary["cells"] if cell["model"] != "cnn"]
+    summary["comparisons"] = []
+    summary["cells"][0]["test"]["estimate"] = 0.95
+    assert found(summary, "mlp scored highest, or as high as another, at both")
+    summary["cells"][2]["test"]["estimate"] = 0.89
+    assert found(summary, "The highest score changes hands (mlp at 100, local at 900)")
+
+
+def test_no_better_than_the_most_frequent_class(make_summary):
+    scores = {("mlp", 100): (0.87, 0.86, 0.88), ("cnn", 100): (0.91, 0.9, 0.92)}
+
+    def of(share):
+        summary = make_summary(scores, most_frequent=share)
+        return [x.rpartition(". ")[2] for x in findings(summary) if x.startswith("Always")]
+
+    start = "Not established to be above that at 100 training examples: "
+    assert of(0.85) == of(None) == []
+    assert of(0.86) == of(0.89) == [f"{start}mlp."]
+    assert of(0.9) == [f"{start}every model."]
+    sentence = found(make_summary(scores, most_frequent=0.8702), "Always")
+    assert sentence.startswith("Always the class most frequent in training would score 87.0 %. ")
+
+
+def test_who_was_held_out(make_summary):
+    scores = {("cnn", 10): (0.9, 0.8, 0.95)}
+    sentence = found(make_summary(scores, config={"hold_out": "_jackson_"}), "The test split is")
+    assert "whose name contains '_jackson_'" in sentence
+
+
+def test_rates_at_the_edge_are_listed_once(make_summary):
+    scores = {("cnn", size): (0.9, 0.8, 0.95) for size in (10, 20, 30)}
+    summary = make_summary(scores, edge=list(scores))
+    summary["cells"][1]["learning_rate"] = 0.1
+    assert "for cnn (0.003 at 10, 30; 0.1 at 20): a" in found(summary, "The chosen learning rate")
+
+
+def test_the_question_says_what_each_sees(make_summary):
+    scores = {("cnn", 10): (0.9, 0.8, 0.95), ("attention", 10): (0.9, 0.8, 0.95)}
+    rows = [(10, "cnn", "attention", (0.0, -0.1, 0.1))]
+    (sentence,) = questions(make_summary(scores, rows, windows={"cnn": 17}))
+    assert sentence.startswith(
+        "Convolution or self-attention (cnn sees 17 positions, attention sees all positions): at"
+    )
 
 
 def test_long_lists_are_cut(odd_summary):
@@ -187,9 +254,10 @@ def test_exact_match_is_named(make_summary):
 
 
 def test_what_is_known_from_elsewhere_stands_before_the_warnings(make_summary):
-    def of(name, **config):
+    def of(name, train=10, vocabulary=99, **config):
         scores = {("cnn", 10): (0.9, 0.8, 0.95)}
-        return findings(make_summary(scores, name=name, seeds=1, config=config))
+        options = {"train": train, "vocabulary": vocabulary, "config": config}
+        return findings(make_summary(scores, name=name, seeds=1, **options))
 
     for name in ("scan/length", "scan/length:1.1.1"):
         _, known, warning = of(name)
@@ -202,4 +270,6 @@ def test_what_is_known_from_elsewhere_stands_before_the_warnings(make_summary):
     assert "85.7 % accuracy" in of("universal_dependencies/en_ewt")[1]
     assert len(of("scan")) == len(of("digits")) == 2
     assert len(of("universal_dependencies/en_ewt", fields=["tokens", "xpos"])) == 2, "other tags"
-    assert len(of("rt_polarity", hold_out="a")) == 2, "another test split"
+    assert not any("Published" in x for x in of("rt_polarity", hold_out="a")), "another test split"
+    assert len(of("rt_polarity", train=11)) == 2, "it was trained on fewer"
+    assert len(of("rt_polarity", vocabulary=None)) == 2, "no texts"

@@ -57,6 +57,36 @@ def test_markdown_says_how_it_was_measured(summary, make_summary):
     alone = text.markdown(make_summary({("cnn", 10): (0.5, 0.4, 0.6)}, seeds=1))
     assert "hold together" not in alone
     assert "with one seed the spread of training is not in the interval" in alone
+    assert "averaged over seeds" in written and "averaged over" not in alone
+    assert "where 2 runs shared it" in written and "Smyth 2004)" in written
+
+
+def test_what_was_not_done_is_not_said_to_be(make_summary):
+    scores = {("mlp", 10): (0.5, 0.4, 0.6), ("cnn", 10): (0.6, 0.5, 0.7)}
+    rows = [(10, "mlp", "cnn", (-0.1, -0.2, 0.0))]
+
+    def of(**options):
+        return text.markdown(make_summary(scores, rows, **options)).replace("\\", "")
+
+    one = of(config={"learning_rates": [0.01]}, runs_at_once=1)
+    assert "Every family has the learning rate 0.01, the only one tried." in one
+    assert "choose the learning rate" not in one and "by the runs with the chosen" not in one
+    assert "on the device named below, alone." in one
+    assert "Its interval holds with 95% confidence: its width comes from |t| in a" in one
+    assert "averaged with what all pairs show" not in one
+    together = of(runs_at_once=15, one_program=True)
+    assert "its share of 15 runs that were one program." in together
+
+
+def test_what_the_flops_are_counted_for(make_summary):
+    def of(**options):
+        return text.markdown(make_summary({("cnn", 10): (0.5, 0.4, 0.6)}, **options))
+
+    assert "one forward pass for one example; seconds" in of()
+    assert "for the whole graph; seconds" in of(graph=True)
+    longest = "for one example of the greatest length"
+    assert f"{longest}; seconds" in of(padded=True)
+    assert f"{longest}, at which alone they are matched; seconds" in of(padded=True, match="flops")
 
 
 def test_markdown_tables_are_whole(odd_summary):
