@@ -102,6 +102,44 @@ def mean_intervals(
     return intervals
 
 
+def difference_interval(
+    difference: Float[np.ndarray, "R E"], *, confidence: float = 0.95
+) -> Interval:
+    """The mean of what one cell has more than another, seed by seed and example by example.
+
+    In any unit, such as nats, and of one difference alone: `paired_comparisons` has several that
+    hold together. Without an example that differs the interval is a point.
+
+    Raises:
+      ValueError: a matrix that is not `[R, E]` with E >= 2, a confidence outside (0, 1).
+
+    >>> difference_interval(np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]]))
+    Interval(estimate=0.5, low=-1.95..., high=2.95...)
+    """
+    (difference,) = _matrices({"difference": difference}, confidence).values()
+    seeds, examples = difference.shape
+    of_seeds, of_examples, _ = _variances(difference)
+    z, mean = stats.norm.isf((1 - confidence) / 2), float(difference.mean())
+    half = _half_width(z, of_seeds, seeds - 1, of_examples, examples - 1)
+    return Interval(mean, mean - half, mean + half)
+
+
+def ratio_scores(
+    found: Shaped[np.ndarray, "R E"], of: Shaped[np.ndarray, "E"]
+) -> Float[np.ndarray, "R E"]:
+    """A score of each example that has several labels, whose mean is `sum found / sum of`.
+
+    It is the score of its seed plus what the example adds to that, `p + (found_e - p of_e) /
+    mean(of)`: the spread of that is the spread of a ratio of sums (Cochran 1977, Sampling
+    Techniques, section 6.4), and labels of one example do not count as independent.
+
+    >>> ratio_scores(np.array([[1, 3]]), np.array([1, 5]))
+    array([[0.77..., 0.55...]])
+    """
+    seed = found.sum(1, keepdims=True) / of.sum()
+    return seed + (found - seed * of) / of.mean()
+
+
 def paired_comparisons(
     scores: Mapping[Key, Shaped[np.ndarray, "R E"]],
     pairs: Sequence[tuple[Key, Key]],
@@ -173,18 +211,26 @@ def paired_comparisons(
 def _checked(
     scores: Mapping[Key, np.ndarray], confidence: float
 ) -> dict[Key, Float[np.ndarray, "R E"]]:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    arrays = {key: np.asarray(score, np.float64) for key, score in scores.items()}
+    arrays = _matrices(scores, confidence)
     shapes = {score.shape for score in arrays.values()}
     if len(shapes) > 1:
         raise ValueError(f"scores must have one shape [R, E] in every cell, got {sorted(shapes)}")
     for key, score in arrays.items():
-        if score.ndim != 2 or score.shape[0] < 1 or score.shape[1] < 2:
-            raise ValueError(f"scores[{key!r}] must be [R, E] with E >= 2, got {score.shape}")
         means = score.mean(axis=1)
         if not np.all((means >= -_ROUNDING) & (means <= 1 + _ROUNDING)):
             raise ValueError(f"scores[{key!r}] must have means in [0, 1], got {means}")
+    return arrays
+
+
+def _matrices(
+    scores: Mapping[Key, np.ndarray], confidence: float
+) -> dict[Key, Float[np.ndarray, "R E"]]:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    arrays = {key: np.asarray(score, np.float64) for key, score in scores.items()}
+    for key, score in arrays.items():
+        if score.ndim != 2 or score.shape[0] < 1 or score.shape[1] < 2:
+            raise ValueError(f"scores[{key!r}] must be [R, E] with E >= 2, got {score.shape}")
     return arrays
 
 

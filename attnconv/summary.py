@@ -17,15 +17,9 @@ CONFIDENCE = 0.95
 
 
 def example_scores(task: tasks.Task, predicted: np.ndarray) -> np.ndarray:
-    """A score `[seeds, examples]` of each test example, whose mean is the score of its seed.
-
-    Where an example has several labels, its score is the seed's plus what the example adds to it,
-    `p + (right_i - p n_i) / mean(n)`: the spread of that is the spread of a ratio of sums (Cochran
-    1977, Sampling Techniques, section 6.4), and labels of one example do not count as independent.
-    """
+    """A score `[seeds, examples]` of each test example, whose mean is the score of its seed."""
     found, of = compiled.right(predicted, task.test.labels, writes=task.spec.output == "sequence")
-    seed = found.sum(1, keepdims=True) / of.sum()
-    return seed + (found - seed * of) / of.mean()
+    return stats.ratio_scores(found, of)
 
 
 def most_frequent(task: tasks.Task) -> float | None:

@@ -6,7 +6,7 @@
 
 Each claim has a source, a criterion and the smallest experiment that could contradict it; the
 verdict is "holds", "does not hold here" or "not decided". In --out: claims.html and claims.md to
-read, a figure for each claim, claims.json. What is there already is kept.
+read, a figure for each claim, claims.json. What is there already, of the same seed, is kept.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from attnconv.report import claims as report
 from experiments import common
 
 flags.DEFINE_list("only", [], "The claims to test. Default: all.")
-flags.DEFINE_boolean("resume", True, "Keep the verdicts that are in --out; --noresume: all again.")
+flags.DEFINE_boolean("resume", True, "Keep the verdicts that are in --out; --noresume: test again.")
 flags.DEFINE_boolean("docs", False, "Write docs/claims.md and its figures too.")
 for name in ("data_dir", "list", "out", "seed"):
     flags.declare_key_flag(name)
@@ -33,7 +33,7 @@ FLAGS = flags.FLAGS
 MOST_RUNS = 1000  # of a claim, each with a seed of its own
 ABOUT = ("name", "statement", "source", "criterion")
 EVIDENCE = tuple(field.name for field in dataclasses.fields(claims.Evidence))
-RECORDED = {*ABOUT, *EVIDENCE, "verdict", "seconds", "seed", "version"}
+RECORDED = {*ABOUT, *EVIDENCE, "verdict", "seconds", "seed", "version", "environment"}
 
 
 def main() -> None:
@@ -62,18 +62,29 @@ def main() -> None:
             raise UsageError(
                 f"{path}: expected {', '.join(sorted(RECORDED))} of each, {name} lacks some"
             )
+    mark = {"seed": FLAGS.seed, "version": attnconv.__version__}
+    others = [kept for kept in stored.values() if any(kept[key] != mark[key] for key in mark)]
+    if others and FLAGS.resume:
+        raise UsageError(
+            f"{out}: holds claims of seed {others[0]['seed']} and version "
+            f"{others[0]['version']}, not {mark['seed']} and {mark['version']}: expected another "
+            f"--out, or --noresume to begin again"
+        )
+    stored = {} if others else stored
+    shown = {*stored, *(claim.name for claim in chosen)} - {*lacking}
+    if FLAGS.docs and (absent := set(claims.CLAIMS) - shown):
+        raise UsageError(f"docs: expected all claims, {min(absent)} is not there")
     for claim in chosen:
         if claim.name in lacking:
             print(f"{claim.name:<20} not run: needs {', '.join(lacking[claim.name])} in --data_dir")
             continue
-        mark = {"seed": FLAGS.seed, "version": attnconv.__version__}
-        kept = stored.get(claim.name)
-        if not FLAGS.resume or kept is None or any(kept[key] != mark[key] for key in mark):
+        if not FLAGS.resume or claim.name not in stored:
             began = time.perf_counter()
             print(f"{claim.name:<20} {claim.statement}", flush=True)
             evidence = claim.test(setting)
             seconds = time.perf_counter() - began
-            stored[claim.name] = {**record(claim, evidence), "seconds": seconds, **mark}
+            measured = {"seconds": seconds, "environment": environment.describe(), **mark}
+            stored[claim.name] = {**record(claim, evidence), **measured}
             results.write_json(path, stored)
         found = stored[claim.name]
         print(f"{'':<20} {found['verdict']} ({found['seconds']:.0f} s)")
@@ -82,12 +93,11 @@ def main() -> None:
     found = [stored[name] for name in claims.CLAIMS if name in stored]
     if not found:
         return
-    about = environment.describe()
-    report.write(found, about, out)
-    report.write_page(found, about, out)
+    report.write(found, out)
+    report.write_page(found, out)
     print(f"\nIn {out}: claims.html, claims.md, figures (.svg), claims.json")
     if FLAGS.docs:
-        report.write(found, about, Path("docs"))
+        report.write(found, Path("docs"))
 
 
 def record(claim: claims.Claim, evidence: claims.Evidence) -> dict[str, Any]:

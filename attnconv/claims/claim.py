@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from jaxtyping import Float, Shaped
+from scipy.stats import sem, t
+
+from attnconv import stats
 
 HOLDS, FAILS, OPEN = "holds", "does not hold here", "not decided"
 CONFIDENCE = 0.95
@@ -23,6 +26,7 @@ class Part:
       high: the upper end; all three are equal where nothing is drawn at random.
       above: the claim says that it lies above this; None: it says nothing of the kind.
       below: or below that.
+      seeds: that were drawn for it.
     """
 
     what: str
@@ -31,14 +35,19 @@ class Part:
     high: float
     above: float | None = None
     below: float | None = None
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.low < self.high and self.seeds < 2:
+            raise ValueError(f"{self.what}: expected the number of seeds of an interval")
 
     @property
     def verdict(self) -> str:
         """HOLDS where all of the interval lies where the claim says, FAILS where none of it does.
 
-        >>> Part("gap", 3.0, 1.0, 5.0, above=0.0).verdict
+        >>> Part("gap", 3.0, 1.0, 5.0, above=0.0, seeds=5).verdict
         'holds'
-        >>> Part("gap", 3.0, -1.0, 7.0, above=0.0).verdict
+        >>> Part("gap", 3.0, -1.0, 7.0, above=0.0, seeds=5).verdict
         'not decided'
         """
         least = -np.inf if self.above is None else self.above
@@ -48,6 +57,18 @@ class Part:
         if least < self.low and self.high < most:
             return HOLDS
         return FAILS if self.high <= least or most <= self.low else OPEN
+
+    def widened(self, count: int) -> "Part":
+        """With an interval as wide as if it were one of so many that hold together (Bonferroni).
+
+        By the t quantiles of the seeds alone: least favourable where examples are a sample too.
+        """
+        if self.seeds == 1 or count < 2:
+            return self
+        tail = (1 - CONFIDENCE) / 2
+        wider = float(t.isf(tail / count, self.seeds - 1) / t.isf(tail, self.seeds - 1))
+        low, high = (self.estimate + wider * (end - self.estimate) for end in (self.low, self.high))
+        return dataclasses.replace(self, low=low, high=high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +96,7 @@ class Evidence:
     """What an experiment found.
 
     Attributes:
-      parts: the claim holds where all of them do, and does not where any does not.
+      parts: the claim holds where all of them do.
       header, rows: a table of what was measured, as text.
       figure: what shows it.
       setting: data, models, budget and seeds, in a sentence or two.
@@ -89,8 +110,14 @@ class Evidence:
 
     @property
     def verdict(self) -> str:
-        verdicts = {part.verdict for part in self.parts}
-        return FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else OPEN
+        """HOLDS where all parts do; FAILS where one does that would with all as sure together.
+
+        Of many things that are measured one may lie elsewhere by chance.
+        """
+        drawn = sum(part.low < part.high for part in self.parts)
+        if any(part.widened(drawn).verdict == FAILS for part in self.parts):
+            return FAILS
+        return HOLDS if {part.verdict for part in self.parts} == {HOLDS} else OPEN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +157,36 @@ def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float, floa
     """
     numbers = np.asarray(values, float)
     mean = float(numbers.mean())
-    half = stats.sem(numbers) * stats.t.isf((1 - CONFIDENCE) / 2, len(numbers) - 1)
+    half = sem(numbers) * t.isf((1 - CONFIDENCE) / 2, len(numbers) - 1)
     return mean, float(mean - half), float(mean + half)
+
+
+def accuracy(right: Shaped[np.ndarray, "R E"]) -> tuple[float, float, float]:
+    """In percent, with an interval over seeds and test examples, `stats.mean_intervals`.
+
+    >>> accuracy(np.ones((5, 400)))
+    (100.0, 99.04..., 100.0)
+    """
+    if not np.isfinite(right).all():  # of a run that never came to where it is judged
+        return (np.nan,) * 3
+    return _percent(stats.mean_intervals({"right": right}, confidence=CONFIDENCE)["right"])
+
+
+def points(more: Float[np.ndarray, "R E"]) -> tuple[float, float, float]:
+    """A difference of accuracies in points, paired by seed and test example.
+
+    Its interval is over both, `stats.difference_interval`.
+    """
+    return _percent(stats.difference_interval(more, confidence=CONFIDENCE))
+
+
+def _percent(found: stats.Interval) -> tuple[float, float, float]:
+    return 100 * found.estimate, 100 * found.low, 100 * found.high
+
+
+def over_examples(values: Float[np.ndarray, "R E"]) -> tuple[float, float, float]:
+    """The mean over seeds and test examples, of anything; with an interval over both."""
+    return dataclasses.astuple(stats.difference_interval(values, confidence=CONFIDENCE))
 
 
 def interval(estimate: float, low: float, high: float, digits: int = 1) -> str:

@@ -19,6 +19,7 @@ from attnconv.claims.claim import (
     Part,
     Series,
     Setting,
+    accuracy,
     interval,
     over_seeds,
 )
@@ -71,25 +72,29 @@ def test(setting: Setting) -> Evidence:
     parts = [
         Part("infinite sharpness: relative error", *(exact,) * 3, below=EXACT),
         Part(f"sharpness {VANISHING:g}: relative error", *(vanishing,) * 3, below=EXACT),
-        Part("slope of ln error in sharpness", *over_seeds(slopes), below=0.0),
+        Part("slope of ln error in sharpness", *over_seeds(slopes), seeds=SEEDS, below=0.0),
         Part(
             f"pixels that {HEADS} heads look at",
             *over_seeds(now["distinct"].mean(axis=1)),
+            seeds=SEEDS,
             above=DISTINCT,
         ),
         Part(
             "distance to the nearest other head, after minus before training",
             *over_seeds((now["gap"] - then["gap"]).mean(axis=1)),
+            seeds=SEEDS,
             above=0.0,
         ),
         Part(
             "largest weight of a head, after minus before training",
             *over_seeds((now["peak"] - then["peak"]).mean(axis=1)),
+            seeds=SEEDS,
             above=0.0,
         ),
         Part(
             "first layer: distance from the query, pixels",
             *over_seeds(now["distance"][:, 0]),
+            seeds=SEEDS,
             below=NEAR,
         ),
     ]
@@ -105,7 +110,7 @@ def test(setting: Setting) -> Evidence:
             rows.append([name, *told, *(interval(*r, 2) for r in residues)])
             y, low, high = zip(*residues, strict=True)
             series.append(Series(name, WINDOWS, y, low, high))
-    accuracy = interval(*over_seeds(100 * trained.right(probe).mean(axis=1)))
+    right = interval(*accuracy(trained.right(probe)))
     return Evidence(
         parts,
         [
@@ -122,7 +127,7 @@ def test(setting: Setting) -> Evidence:
         f"Learned: mnist, {EXAMPLES:,} examples, {' x '.join(map(str, train.inputs.shape[1:3]))} "
         f"vectors of 2 x 2 pixels, called pixels here; {LAYERS} layers of {FEATURES} features, "
         f"{HEADS} heads each that start with centres of variance 2 and sharpness 1; {STEPS} steps, "
-        f"{SEEDS} seeds, learning rates {RATES}: test accuracy {accuracy} %. Left: the part of the "
+        f"{SEEDS} seeds, learning rates {RATES}: test accuracy {right} %. Left: the part of the "
         "variance of a layer's outputs that the nearest convolution does not explain.",
     )
 

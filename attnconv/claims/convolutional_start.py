@@ -14,8 +14,9 @@ from attnconv.claims.claim import (
     Part,
     Series,
     Setting,
+    accuracy,
     interval,
-    over_seeds,
+    points,
 )
 from attnconv.claims.training import family, fit
 from attnconv.models.gated import Gated
@@ -25,12 +26,12 @@ SEEDS, PARAMS, RATES = 5, 20_000, (0.003, 0.01)
 STEPS, LEAST = 10, 300  # for each root of the number of examples, and in all
 # The numbers of examples to train on, None for all.
 SIZES: dict[str, tuple[int | None, ...]] = {"mnist": (100, 1000), "cifar10_3k": (500, None)}
-# The most examples that are judged: more hardly narrow an interval over seeds.
+# The most examples that are judged: more hardly narrow an interval.
 VALIDATION, TEST = 1000, 5000
 CONVOLUTION, RANDOM, ATTENTION = "gated, convolution", "gated, random", "attention"
 
-# Accuracy in %, a number for each seed, by the number of examples.
-Accuracy = dict[int, np.ndarray]
+# Whether a seed is right on a test example, [R, E], by the number of training examples.
+Right = dict[int, np.ndarray]
 
 
 def test(setting: Setting) -> Evidence:
@@ -38,19 +39,19 @@ def test(setting: Setting) -> Evidence:
     for name in SIZES:
         task = tasks.load(name, data_dir=setting.data_dir, seed=setting.seed)
         made = makers(task.spec)
-        found = {arm: accuracy(task, make, setting.seed) for arm, make in made.items()}
+        found = {arm: right(task, make, setting.seed) for arm, make in made.items()}
         sizes = list(found[ATTENTION])
         for other in (ATTENTION, RANDOM):
             gain = {n: found[CONVOLUTION][n] - found[other][n] for n in sizes}
             few, many = gain[sizes[0]], gain[sizes[-1]]
             what = f"{name}: gain over {other} with {sizes[0]} examples"
-            parts.append(Part(f"{what}, points", *over_seeds(few), above=0.0))
+            parts.append(Part(f"{what}, points", *points(few), seeds=SEEDS, above=0.0))
             what = f"{what} minus that with {sizes[-1]}"
-            parts.append(Part(f"{what}, points", *over_seeds(few - many), above=0.0))
-            y, low, high = zip(*(over_seeds(gain[n]) for n in sizes), strict=True)
+            parts.append(Part(f"{what}, points", *points(few - many), seeds=SEEDS, above=0.0))
+            y, low, high = zip(*(points(gain[n]) for n in sizes), strict=True)
             series.append(Series(f"{name}, over {other}", sizes, y, low, high))
         for n in sizes:
-            each = [interval(*over_seeds(found[arm][n])) for arm in made]
+            each = [interval(*accuracy(found[arm][n])) for arm in made]
             rows.append([name, f"{n:,}", *each])
     return Evidence(
         parts,
@@ -60,7 +61,8 @@ def test(setting: Setting) -> Evidence:
         f"About {PARAMS:,} parameters in each, 2 blocks, vectors of 4 x 4 pixels, 9 gated heads; "
         f"{SEEDS} seeds of weights, subset and batches, {STEPS} steps for each root of the "
         f"number of examples and at least {LEAST}, learning rates {RATES}, chosen on validation "
-        "for each arm with the fewest; test split of the data. Gains are paired by seed.",
+        "for each arm with the fewest; test split of the data. Intervals over seeds "
+        "and test examples, gains paired by both.",
     )
 
 
@@ -74,12 +76,12 @@ def makers(spec: models.Spec) -> dict[str, Callable[..., nnx.Module]]:
     }
 
 
-def accuracy(task: tasks.Task, make: Callable[..., nnx.Module], seed: int) -> Accuracy:
+def right(task: tasks.Task, make: Callable[..., nnx.Module], seed: int) -> Right:
     """Of one arm with each number of examples, all at the learning rate that the fewest choose."""
     train = Data(task.train.inputs, task.train.labels)
     validation = Data(task.validation.inputs[:VALIDATION], task.validation.labels[:VALIDATION])
     probe = Data(task.test.inputs[:TEST], task.test.labels[:TEST])
-    found: Accuracy = {}
+    found: Right = {}
     rates: Sequence[float] = RATES
     for size in SIZES[task.name]:
         n = len(train.labels) if size is None else size
@@ -93,7 +95,7 @@ def accuracy(task: tasks.Task, make: Callable[..., nnx.Module], seed: int) -> Ac
             subset=functools.partial(_subset, task, size),
         )
         rates = (trained.rate,)
-        found[n] = 100 * trained.right(probe).mean(axis=1)
+        found[n] = trained.right(probe)
     return found
 
 

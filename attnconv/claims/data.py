@@ -19,8 +19,9 @@ from attnconv.claims.claim import (
     Part,
     Series,
     Setting,
+    accuracy,
     interval,
-    over_seeds,
+    points,
 )
 from attnconv.claims.training import family, fit
 from attnconv.train import Data
@@ -32,7 +33,7 @@ MANY, FEW_SEEDS = 10_000, 3
 # Of sharpness-aware minimisation: between the 0.05 of Foret et al. 2021 and the 0.2 that Chen et
 # al. 2022 take for vision transformers.
 RADIUS = 0.1
-# The most examples that are judged: more hardly narrow an interval over seeds.
+# The most examples that are judged: more hardly narrow an interval.
 VALIDATION, TEST = 1000, 5000
 
 CNN, ATTENTION, SMALL = "cnn", "attention", "cnn of attention's FLOPs"
@@ -79,7 +80,7 @@ PLANS = {
     ),
 }
 
-# By the number of examples: the learning rate, and the accuracy of each seed in %.
+# By the number of examples: the learning rate, and whether a seed is right on a test example.
 Found = dict[int, tuple[float, np.ndarray]]
 
 
@@ -101,7 +102,7 @@ def test(setting: Setting) -> Evidence:
             other = plain if way == FLOPS else attention
             gaps[way] = {n: right - other[n][1] for n, (_, right) in cnn.items()}
             rows += [row(name, way, n, cnn[n], other[n], gaps[way][n]) for n in cnn]
-            y, low, high = zip(*(over_seeds(gap) for gap in gaps[way].values()), strict=True)
+            y, low, high = zip(*(points(gap) for gap in gaps[way].values()), strict=True)
             series.append(Series(f"{name}, {way}", list(cnn), y, low, high))
         parts += judged(name, gaps)
     return Evidence(
@@ -115,7 +116,8 @@ def test(setting: Setting) -> Evidence:
         f"row and model; with more than {MANY:,} examples {FEW_SEEDS} seeds and the rate that the "
         "next fewer chose. "
         "Augmented: mnist moved by up to 2 pixels, cifar10_3k by up to 4 and mirrored. "
-        f"Sharpness-aware: radius {RADIUS:g}, two gradients a step. Differences paired by seed.",
+        f"Sharpness-aware: radius {RADIUS:g}, two gradients a step. Intervals over seeds and "
+        "test examples, differences paired by both.",
     )
 
 
@@ -167,7 +169,7 @@ def fits(
             **change,
         )
         rates = (trained.rate,)
-        found[n] = trained.rate, 100 * trained.right(probe).mean(axis=1)
+        found[n] = trained.rate, trained.right(probe)
     return found
 
 
@@ -184,23 +186,27 @@ def row(
     gap: np.ndarray,
 ) -> list[str]:
     """Of the table."""
-    numbers = [interval(*over_seeds(x), digits=2) for x in (cnn[1], attention[1], gap)]
+    found = accuracy(cnn[1]), accuracy(attention[1]), points(gap)
+    numbers = [interval(*one, digits=2) for one in found]
     return [name, way, f"{n:,}", *numbers, f"{cnn[0]:g}, {attention[0]:g}"]
 
 
 def judged(name: str, gaps: Mapping[str, Mapping[int, np.ndarray]]) -> list[Part]:
-    """What the claim says of the gaps on one set, paired by the seeds that both have."""
+    """What the claim says of the gaps on one set, paired by seed and example."""
     parts = []
     for way in (PLAIN, FLOPS):
         (few, at_few), *_, (many, at_many) = gaps[way].items()
         what = f"{name}, {way}: gap with {few}"
-        parts.append(Part(f"{what}, points", *over_seeds(at_few), above=0.0))
+        parts.append(Part(f"{what}, points", *points(at_few), seeds=len(at_few), above=0.0))
         less = at_few[: len(at_many)] - at_many
-        parts.append(Part(f"{what} minus with {many}, points", *over_seeds(less), above=0.0))
+        parts.append(
+            Part(f"{what} minus with {many}, points", *points(less), seeds=len(less), above=0.0)
+        )
     few, at_few = next(iter(gaps[PLAIN].items()))
     for way in (AUGMENTED, SHARPNESS):
         what = f"{name}: gap with {few} minus the same {way}, points"
-        parts.append(Part(what, *over_seeds(at_few - gaps[way][few]), above=0.0))
+        less = at_few - gaps[way][few]
+        parts.append(Part(what, *points(less), seeds=len(less), above=0.0))
     return parts
 
 

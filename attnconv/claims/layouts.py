@@ -18,8 +18,10 @@ from attnconv.claims.claim import (
     Part,
     Series,
     Setting,
+    accuracy,
     interval,
-    over_seeds,
+    over_examples,
+    points,
 )
 from attnconv.claims.training import at_loss, fit, follow
 from attnconv.nn import Conv, EncoderBlock, Linear
@@ -31,7 +33,7 @@ PARAMS, FEATURES, HEAD = 22_000, (8, 16, 24, 32), 8
 RECIPE = train.Recipe()
 # Seen once each, so that none is learned by heart.
 ABUNDANT, ABUNDANT_SEEDS = 12_800, 3
-# The most examples that are judged: more hardly narrow an interval over seeds.
+# The most examples that are judged: more hardly narrow an interval.
 VALIDATION, TEST = 1000, 5000
 LAYOUTS = ("CCCC", "CCCT", "CCTT", "CTTT", "TTTT")
 # What the source says of one layout and the next.
@@ -149,28 +151,25 @@ def test(setting: Setting) -> Evidence:
     gap, score, rows = {}, {}, []
     for layout in LAYOUTS:
         rate, at_level = generalisation(few, layout, setting.seed)
-        gap[layout], right = at_level[:, 0], 100 * at_level[:, 1]
+        gap[layout], right = at_level
         score[layout] = capacity(many, layout, setting.seed)
         rows.append(
             [
                 layout,
                 f"{rate:g}",
-                interval(*over_seeds(gap[layout]), digits=2),
-                interval(*over_seeds(right)),
-                interval(*over_seeds(score[layout]), digits=2),
+                interval(*over_examples(gap[layout]), digits=2),
+                interval(*accuracy(right)),
+                interval(*accuracy(score[layout]), digits=2),
             ]
         )
-    parts = [
-        part("gap, nats", (worse, better), over_seeds(gap[worse] - gap[better]), says, NATS)
-        for better, says, worse in GENERALISES
-    ]
-    parts += [
-        part(
-            "accuracy, points", (best, next_), over_seeds(score[best] - score[next_]), says, POINTS
-        )
-        for best, says, next_ in CAPACITY
-    ]
-    y, low, high = zip(*(over_seeds(gap[layout]) for layout in LAYOUTS), strict=True)
+    parts = []
+    for better, says, worse in GENERALISES:
+        more = over_examples(gap[worse] - gap[better])
+        parts.append(part("gap, nats", (worse, better), more, says, NATS, SEEDS))
+    for best, says, next_ in CAPACITY:
+        more = points(score[best] - score[next_])
+        parts.append(part("accuracy, points", (best, next_), more, says, POINTS, ABUNDANT_SEEDS))
+    y, low, high = zip(*(over_examples(gap[layout]) for layout in LAYOUTS), strict=True)
     return Evidence(
         parts,
         [
@@ -191,15 +190,17 @@ def test(setting: Setting) -> Evidence:
         f"{SEEDS} seeds, scores every {EVERY} steps, the training loss of {VALIDATION:,} examples. "
         f"{many.name}: {ABUNDANT:,} examples, each seen "
         f"once, {ABUNDANT_SEEDS} seeds. Learning rates {RATES}, chosen on validation. TTTT stands "
-        "for the source's ViT, whose vectors are patches of one size. Differences are paired by "
-        "seed.",
+        "for the source's ViT, whose vectors are patches of one size. Intervals over seeds and "
+        "test examples, differences paired by both.",
     )
 
 
 def generalisation(
     task: tasks.Task, layout: str, seed: int
-) -> tuple[float, Float[np.ndarray, "R 2"]]:
-    """Gap of loss and test accuracy where the training loss falls to LEVEL, at the best rate.
+) -> tuple[float, Float[np.ndarray, "2 R E"]]:
+    """Gap of loss and accuracy of test examples where the training loss falls to LEVEL.
+
+    At the best rate.
 
     That is the one with which validation accuracy is highest there.
     """
@@ -216,24 +217,30 @@ def generalisation(
         order = batching.order(everything, steps=steps, batch=RECIPE.batch, seed=seed)
         return runs.Run(rate, seed, order)
 
-    def one(rate: float, seed: int) -> Float[np.ndarray, "3"]:
-        path = follow(programs, placed, run(rate, seed), looks, every=EVERY, least=LEVEL)
-        seen, validated, tested = path.swapaxes(0, 1)
-        values = validated[:, 1], tested[:, 0] - seen[:, 0], tested[:, 1]
-        return at_loss(seen[:, 0], np.stack(values, axis=1), LEVEL)
+    def one(rate: float, seed: int) -> Float[np.ndarray, "V"]:
+        seen, validated, tested = follow(
+            programs, placed, run(rate, seed), looks, every=EVERY, least=LEVEL
+        )
+        losses = seen[..., 0].mean(axis=1)
+        values = (
+            validated[..., 1].mean(axis=1, keepdims=True),
+            tested[..., 0] - losses[:, None],
+            tested[..., 1],
+        )
+        return at_loss(losses, np.concatenate(values, axis=1), LEVEL)
 
     # Compile before the threads start, or each would.
     follow(programs, placed, run(RATES[0], seed, steps=1), [_first(data, 1)], every=1)
     grid = list(itertools.product(RATES, range(seed, seed + SEEDS)))
     with concurrent.futures.ThreadPoolExecutor(runs.at_once()) as pool:
         found = np.array(list(pool.map(one, *zip(*grid, strict=True))))
-    found = found.reshape(len(RATES), SEEDS, 3)
+    found = found.reshape(len(RATES), SEEDS, -1)
     best = int(np.argmax(np.nan_to_num(found[:, :, 0].mean(axis=1), nan=-np.inf)))
-    return RATES[best], found[best, :, 1:]
+    return RATES[best], found[best, :, 1:].reshape(SEEDS, 2, -1).swapaxes(0, 1)
 
 
-def capacity(task: tasks.Task, layout: str, seed: int) -> Float[np.ndarray, "R"]:
-    """Test accuracy in percent of several seeds, where each example is seen once."""
+def capacity(task: tasks.Task, layout: str, seed: int) -> Float[np.ndarray, "R E"]:
+    """Whether seeds are right on test examples, where each training example is seen once."""
     trained = fit(
         sized(layout, task.spec),
         Data(task.train.inputs, task.train.labels),
@@ -243,7 +250,7 @@ def capacity(task: tasks.Task, layout: str, seed: int) -> Float[np.ndarray, "R"]
         seeds=range(seed, seed + ABUNDANT_SEEDS),
         subset=lambda seed: task.subset(ABUNDANT, seed=seed),
     )
-    return 100 * trained.right(_first(Data(task.test.inputs, task.test.labels), TEST)).mean(axis=1)
+    return trained.right(_first(Data(task.test.inputs, task.test.labels), TEST))
 
 
 def _first(data: Data, count: int) -> Data:
@@ -256,10 +263,12 @@ def part(
     found: tuple[float, float, float],
     says: str,
     equal: float,
+    seeds: int,
 ) -> Part:
     """A difference that the source says is about zero, not below it, above it, or far above it."""
     above = {"~": -equal, ">=": -equal, ">": 0.0, ">>": equal}[says]
-    return Part(f"{' - '.join(names)}: {what}", *found, above, equal if says == "~" else None)
+    below = equal if says == "~" else None
+    return Part(f"{' - '.join(names)}: {what}", *found, above, below, seeds)
 
 
 CLAIM = Claim(

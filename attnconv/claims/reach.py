@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int
 
-from attnconv import compiled, models
+from attnconv import compiled, models, stats
 from attnconv.claims import training
 from attnconv.claims.claim import (
     Claim,
@@ -17,8 +17,8 @@ from attnconv.claims.claim import (
     Part,
     Series,
     Setting,
+    accuracy,
     interval,
-    over_seeds,
 )
 from attnconv.spec import Spec
 from attnconv.train import Data
@@ -46,10 +46,9 @@ def test(setting: Setting) -> Evidence:
         trained = training.fit(
             make, data["train"], data["validation"], steps=STEPS, rates=RATES, seeds=seeds
         )
-        each = [by_distance(trained, params, data["test"]) for params in trained.params]
-        accuracy = {d: over_seeds([found[d] for found in each]) for d in DISTANCES}
+        right = {d: accuracy(scores) for d, scores in by_distance(trained, data["test"]).items()}
         radius = LENGTH if window is None else window // 2
-        parts += [expected(name, d, accuracy[d], radius) for d in DISTANCES]
+        parts += [expected(name, d, right[d], radius) for d in DISTANCES]
         change = "-"
         if window is not None:
             most = max(change_from_beyond(trained, p, data["test"], radius) for p in trained.params)
@@ -57,8 +56,8 @@ def test(setting: Setting) -> Evidence:
             what = f"{name}: change of its scores by what lies beyond its window"
             parts.append(Part(what, most, most, most, below=EXACT))
         count = models.parameters(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0))))
-        rows.append([name, f"{count:,}", *(interval(*accuracy[d]) for d in DISTANCES), change])
-        y, low, high = zip(*accuracy.values(), strict=True)
+        rows.append([name, f"{count:,}", *(interval(*right[d]) for d in DISTANCES), change])
+        y, low, high = zip(*right.values(), strict=True)
         series.append(Series(name, DISTANCES, y, low, high))
     return Evidence(
         parts,
@@ -93,19 +92,23 @@ def distances(inputs: Float[np.ndarray, "B T C"]) -> Int[np.ndarray, "B T"]:
     return np.abs(np.arange(inputs.shape[1]) - inputs[..., -1].argmax(axis=1)[:, None])
 
 
-def by_distance(trained: training.Fit, params: chex.ArrayTree, test: Data) -> Mapping[int, float]:
-    """The accuracy in percent of the vectors at each distance from the marked one."""
-    right = compiled.judged(trained.programs, params, test)[0] == test.labels
-    apart = distances(test.inputs)
-    return {d: 100 * float(right[apart == d].mean()) for d in DISTANCES}
+def by_distance(trained: training.Fit, test: Data) -> Mapping[int, Float[np.ndarray, "R E"]]:
+    """Scores of the vectors at each distance from the marked one, for each seed and example."""
+    predicted = [compiled.judged(trained.programs, p, test)[0] for p in trained.params]
+    found = {}
+    for d in DISTANCES:
+        labels = np.where(distances(test.inputs) == d, test.labels, -1)
+        right, of = compiled.right(np.stack(predicted), labels, writes=False)
+        found[d] = stats.ratio_scores(right, of)
+    return found
 
 
-def expected(name: str, distance: int, accuracy: tuple[float, float, float], radius: int) -> Part:
+def expected(name: str, distance: int, right: tuple[float, float, float], radius: int) -> Part:
     """What the claim says of a distance: solved within the radius, chance beyond it."""
     what = f"{name}: accuracy at distance {distance}, %"
     if distance <= radius:
-        return Part(what, *accuracy, above=SOLVED)
-    return Part(what, *accuracy, below=100 / CLASSES + MARGIN)
+        return Part(what, *right, seeds=SEEDS, above=SOLVED)
+    return Part(what, *right, seeds=SEEDS, below=100 / CLASSES + MARGIN)
 
 
 def change_from_beyond(

@@ -43,12 +43,19 @@ def test(setting: Setting) -> Evidence:
         slopes = np.polyfit(np.log(DEPTHS), np.log(widths).T, 1)[0]
         low, high = EXPONENT
         parts.append(
-            Part(f"{kind}: exponent of width in depth", *_mean(slopes), above=low, below=high)
+            Part(
+                f"{kind}: exponent of width in depth",
+                *_mean(slopes),
+                seeds=SEEDS,
+                above=low,
+                below=high,
+            )
         )
         parts.append(
             Part(
                 f"{kind}, {DEPTHS[-1]} layers: R^2 of a Gaussian",
                 *_mean(explained[:, -1]),
+                seeds=SEEDS,
                 above=EXPLAINED,
             )
         )

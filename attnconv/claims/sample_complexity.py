@@ -18,6 +18,7 @@ from attnconv.claims.claim import (
     Part,
     Series,
     Setting,
+    accuracy,
     interval,
     over_seeds,
 )
@@ -101,14 +102,13 @@ def test(setting: Setting) -> Evidence:
                 seeds=seeds,
                 subset=subset.__getitem__,
             )
-            curve.append((100 * trained.right(held_out).mean(axis=1)).tolist())
-        needed[kind] = [examples_needed(SIZES, one, LEVEL) for one in zip(*curve, strict=True)]
-        accuracy = [over_seeds(of_seeds) for of_seeds in curve]
+            curve.append(trained.right(held_out))
+        by_seed = np.transpose([100 * right.mean(axis=1) for right in curve]).tolist()
+        needed[kind] = [examples_needed(SIZES, one, LEVEL) for one in by_seed]
+        found = [accuracy(right) for right in curve]
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.params[0]))
-        rows.append(
-            [kind, f"{count:,}", _text(needed[kind]), *(interval(*one) for one in accuracy)]
-        )
-        right, least, most = (np.array(ends) for ends in zip(*accuracy, strict=True))
+        rows.append([kind, f"{count:,}", _text(needed[kind]), *(interval(*one) for one in found)])
+        right, least, most = (np.array(ends) for ends in zip(*found, strict=True))
         errors = [(100 - ends).tolist() for ends in (right, most, least)]
         series.append(Series(kind, SIZES, *errors))
     parts = []
@@ -120,6 +120,7 @@ def test(setting: Setting) -> Evidence:
             Part(
                 f"log2 of the examples needed, {more} / {fewer}",
                 *over_seeds(ratios.tolist()),
+                seeds=SEEDS,
                 above=0.0,
             )
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import chex
 import numpy as np
+from jaxtyping import Shaped
 
 from attnconv import batching, compiled, models, runs, tasks, train
 from attnconv.claims.claim import (
@@ -15,8 +16,8 @@ from attnconv.claims.claim import (
     Part,
     Series,
     Setting,
+    accuracy,
     interval,
-    over_seeds,
 )
 from attnconv.train import Data
 
@@ -33,14 +34,14 @@ def test(setting: Setting) -> Evidence:
     parts, rows, found = [], [], []
     for name, published in PUBLISHED.items():
         task = tasks.load(name, data_dir=setting.data_dir, seed=setting.seed)
-        alike, other = (over_seeds(scores) for scores in exact_match(task, seeds))
+        alike, other = (accuracy(right) for right in exact_match(task, seeds))
         found.append(other)
         if name == SIMPLE:
-            parts.append(Part(f"{name}: exact match, %", *other, above=SOLVED))
+            parts.append(Part(f"{name}: exact match, %", *other, seeds=SEEDS, above=SOLVED))
         else:
-            parts.append(Part(f"{name}: exact match, %", *other, below=FAILED))
+            parts.append(Part(f"{name}: exact match, %", *other, seeds=SEEDS, below=FAILED))
             what = f"{name}: exact match of commands like those of training, %"
-            parts.append(Part(what, *alike, above=SOLVED))
+            parts.append(Part(what, *alike, seeds=SEEDS, above=SOLVED))
         splits = task.train, task.test
         sizes = [f"{len(split.labels):,}" for split in splits]
         longest = [str(int((split.labels >= 0).sum(axis=1).max()) - 1) for split in splits]
@@ -70,8 +71,8 @@ def test(setting: Setting) -> Evidence:
     )
 
 
-def exact_match(task: tasks.Task, seeds: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Percent of the sequences that a net of each seed writes whole: validation, and test."""
+def exact_match(task: tasks.Task, seeds: Sequence[int]) -> list[Shaped[np.ndarray, "R E"]]:
+    """Which sequences a net of each seed writes whole: of the validation split, and of the test."""
     size = models.size_for(MODEL, task.spec, budget=PARAMS)
     make = functools.partial(models.make, MODEL, task.spec, size)
     programs = compiled.Programs(make, train.Recipe(), padded=True)
@@ -84,14 +85,16 @@ def exact_match(task: tasks.Task, seeds: Sequence[int]) -> tuple[list[float], li
     first = trained(programs, data, lengths, seed=0, steps=1)
     compiled.evaluate(programs, first, Data(validation.inputs[:1], validation.labels[:1]))
 
-    def of(seed: int) -> tuple[float, float]:
+    def of(seed: int) -> list[np.ndarray]:
         params = trained(programs, data, lengths, seed=seed, steps=STEPS)
-        validated, tested = (compiled.evaluate(programs, params, on) for on in (validation, test))
-        return 100 * validated.accuracy, 100 * tested.accuracy
+        return [
+            compiled.right(compiled.judged(programs, params, on)[0], on.labels, writes=True)[0]
+            for on in (validation, test)
+        ]
 
     with concurrent.futures.ThreadPoolExecutor(runs.at_once()) as pool:
         found = list(pool.map(of, seeds))
-    return [one for one, _ in found], [other for _, other in found]
+    return [np.stack(right) for right in zip(*found, strict=True)]
 
 
 def trained(

@@ -101,21 +101,24 @@ def follow(
     *,
     every: int,
     least: float = 0.0,
-) -> Float[np.ndarray, "P looks 2"]:
-    """Loss and accuracy on each of `looks`, before a run and after every few of its steps.
+) -> list[Float[np.ndarray, "P E 2"]]:
+    """For each of `looks` the loss of every example, and whether its one label is predicted.
 
-    It ends early where the first of them has a loss of `least`.
+    Before a run and after every few of its steps; it ends early where the first look has a mean
+    loss of `least`.
     """
-    state, path = programs.init(run.learning_rate, len(run.order), run.seed), []
+    state = programs.init(run.learning_rate, len(run.order), run.seed)
+    paths: list[list[np.ndarray]] = [[] for _ in looks]
     for start in range(0, len(run.order) + every, every):
-        scores = [compiled.evaluate(programs, state.params, look) for look in looks]
-        path.append([(score.loss, score.accuracy) for score in scores])
+        for look, path in zip(looks, paths, strict=True):
+            predicted, losses = compiled.judged(programs, state.params, look)
+            path.append(np.stack([losses, predicted == look.labels], axis=-1, dtype=float))
         count = min(every, len(run.order) - start)
-        if count <= 0 or scores[0].loss <= least:
+        if count <= 0 or paths[0][-1][:, 0].mean() <= least:
             break
         state, loss = programs.advance(state, *runs.batches(data, run.order, start, count))
         runs.check_loss(float(loss), run, start + count)
-    return np.array(path)
+    return [np.array(path) for path in paths]
 
 
 def at_loss(

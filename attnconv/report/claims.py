@@ -22,19 +22,19 @@ TITLE = "What the field claims, measured here"
 LOG = " (log)"
 
 
-def write(found: Sequence[Result], environment: Mapping[str, str], out: Path) -> None:
+def write(found: Sequence[Result], out: Path) -> None:
     """Writes claims.md and a figure for each claim into the folder."""
     with style.context(["default", LOOK]):
         for result in found:
             path = out / f"claims-{result['name']}.svg"
             draw(result["figure"]).savefig(path, format="svg", metadata={"Date": None})
-    results.write_whole(out / "claims.md", markdown(found, environment))
+    results.write_whole(out / "claims.md", markdown(found))
 
 
-def write_page(found: Sequence[Result], environment: Mapping[str, str], out: Path) -> None:
+def write_page(found: Sequence[Result], out: Path) -> None:
     """Writes claims.html, with the figures that `write` left in the folder inside."""
     drawings = [(out / f"claims-{r['name']}.svg").read_text(encoding="utf-8") for r in found]
-    results.write_whole(out / "claims.html", html(found, environment, drawings))
+    results.write_whole(out / "claims.html", html(found, drawings))
 
 
 def verdicts(found: Sequence[Result]) -> Table:
@@ -67,9 +67,9 @@ def measured(result: Result) -> Table:
     return list(result["header"]), [list(row) for row in result["rows"]]
 
 
-def markdown(found: Sequence[Result], environment: Mapping[str, str]) -> str:
+def markdown(found: Sequence[Result]) -> str:
     """The text of claims.md."""
-    lines = [f"# {TITLE}", "", escaped(introduction(environment)), ""]
+    lines = [f"# {TITLE}", "", escaped(introduction(found)), ""]
     lines += markdown_table(verdicts(found))
     for result in found:
         name = escaped(result["name"])
@@ -80,9 +80,9 @@ def markdown(found: Sequence[Result], environment: Mapping[str, str]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def html(found: Sequence[Result], environment: Mapping[str, str], drawings: Sequence[str]) -> str:
+def html(found: Sequence[Result], drawings: Sequence[str]) -> str:
     """The page, with the text of an SVG file for each claim."""
-    body = [f"<h1>{TITLE}</h1>", paragraph(introduction(environment), kind="soft")]
+    body = [f"<h1>{TITLE}</h1>", paragraph(introduction(found), kind="soft")]
     body.append(table_html(verdicts(found), kind="words"))
     for result, drawing in zip(found, drawings, strict=True):
         body += [
@@ -106,14 +106,16 @@ def html(found: Sequence[Result], environment: Mapping[str, str], drawings: Sequ
     )
 
 
-def introduction(environment: Mapping[str, str]) -> str:
+def introduction(found: Sequence[Result]) -> str:
+    on = [f"{r['environment']['device']}, JAX {r['environment']['jax']}" for r in found]
     return (
         "Each claim has a criterion, written before its first measurement; where it or the "
         "experiment was mended after one, it says so. A claim holds where the "
-        "95 % interval of every quantity lies where the claim says, does not hold here where one "
-        "lies wholly elsewhere, and is not decided otherwise: with these data, models and budgets, "
-        "which are small. Each interval is 95 % by itself, so that one of many quantities may lie "
-        f"elsewhere by chance. Measured on {environment['device']}, JAX {environment['jax']}."
+        "95 % interval of every quantity lies where the claim says; it does not hold here where "
+        "one lies wholly elsewhere, with intervals widened until all of the claim hold together, "
+        "as one of many may lie elsewhere by chance; otherwise it is not decided: with these "
+        "data, models and budgets, which are small. What is shown is 95 % by itself. Measured on "
+        f"{' and '.join(dict.fromkeys(on))}, with seeds from {found[0]['seed']} on."
     )
 
 

@@ -24,12 +24,14 @@ def test_a_run_that_is_followed_is_that_run():
     order = batching.order(np.arange(100), steps=50, batch=32, seed=0)
     run = runs.Run(0.01, 0, order)
     seen = Data(data.inputs[:100], data.labels[:100])
-    path = follow(programs, runs.place(data), run, [seen, other], every=20)
-    assert path.shape == (4, 2, 2)  # before, and after 20, 40 and 50 steps
+    paths = follow(programs, runs.place(data), run, [seen, other], every=20)
+    # Before, and after 20, 40 and 50 steps.
+    assert [path.shape for path in paths] == [(4, 100, 2), (4, len(other.labels), 2)]
+    ours, theirs = (path.mean(axis=1) for path in paths)
     alone = runs.train_one(programs, runs.place(data), run, validation=other)
-    np.testing.assert_allclose(path[-1, 0], [alone.train.loss, alone.train.accuracy], rtol=1e-4)
+    np.testing.assert_allclose(ours[-1], [alone.train.loss, alone.train.accuracy], rtol=1e-4)
     np.testing.assert_allclose(
-        path[-1, 1], [alone.validation.loss, alone.validation.accuracy], rtol=1e-4
+        theirs[-1], [alone.validation.loss, alone.validation.accuracy], rtol=1e-4
     )
-    short = follow(programs, runs.place(data), run, [seen], every=20, least=path[1, 0, 0])
-    np.testing.assert_array_equal(short, path[:2, :1])
+    (short,) = follow(programs, runs.place(data), run, [seen], every=20, least=ours[1, 0])
+    np.testing.assert_array_equal(short, paths[0][:2])

@@ -43,7 +43,7 @@ class Fake:
         self.settings.append(setting)
         value = 2.0 + setting.seed
         return Evidence(
-            [Part("number", value, value - 0.5, value + 0.5, above=1.0)],
+            [Part("number", value, value - 0.5, value + 0.5, above=1.0, seeds=3)],
             ["what", "number"],
             [["it", f"{value:g}"]],
             Figure("x", "y", [Series("it", (1, 2), (value, value))]),
@@ -168,7 +168,7 @@ def test_a_claim_whose_data_are_there_is_tested(fakes, run, tmp_path):
     assert fakes[2].settings[0].data_dir == tmp_path / "sets"
 
 
-def test_what_is_there_is_kept_until_seed_or_version_change(fakes, run, monkeypatch, capsys):
+def test_what_is_there_is_kept_and_never_mixed_with_other_seeds(fakes, run, monkeypatch, capsys):
     first = run("--only=first")
     capsys.readouterr()
     assert run("--only=first") == first
@@ -179,11 +179,28 @@ def test_what_is_there_is_kept_until_seed_or_version_change(fakes, run, monkeypa
     assert both["first"] == first["first"]
     run("--noresume", "--only=first")
     assert times_tested(fakes) == [2, 1, 0]
-    assert run("--only=first", "--seed=1")["first"]["parts"][0]["estimate"] == 3.0
+    refused = "holds claims of seed 0 and version .*, not 1 and .*: expected another --out, or --no"
+    with pytest.raises(UsageError, match=refused):
+        run("--only=first", "--seed=1")
+    again = run("--only=first", "--seed=1", "--noresume")
+    assert list(again) == ["first"] and again["first"]["parts"][0]["estimate"] == 3.0
+    assert "with seeds from 1 on" in (run.out / "claims.md").read_text()
     assert times_tested(fakes) == [3, 1, 0]
     monkeypatch.setattr(attnconv, "__version__", "0.0.0")
-    run("--only=second")
-    assert times_tested(fakes) == [3, 2, 0]
+    with pytest.raises(UsageError, match=r"of seed 1 and version .*, not 1 and 0\.0\.0"):
+        run("--only=first", "--seed=1")
+    assert times_tested(fakes) == [3, 1, 0]
+
+
+def test_the_page_tells_every_machine_that_measured(fakes, run, monkeypatch):
+    run("--only=first")
+    other = {"device": "gpu: another", "jax": "9.9"}
+    monkeypatch.setattr(entrypoint.environment, "describe", lambda: other)
+    stored = run("--only=second")
+    here = stored["first"]["environment"]
+    assert stored["second"]["environment"] == other
+    written = (run.out / "claims.md").read_text().replace("\\", "")
+    assert f"{here['device']}, JAX {here['jax']} and gpu: another, JAX 9.9, with" in written
 
 
 @pytest.mark.parametrize(
@@ -191,7 +208,7 @@ def test_what_is_there_is_kept_until_seed_or_version_change(fakes, run, monkeypa
     [
         ("{", "expected a JSON object in claims.json"),
         ("[1]", "expected a JSON object in claims.json"),
-        ('{"first": {"seed": 0}}', "claims.json: expected criterion, figure, .*, first lacks some"),
+        ('{"first": {"seed": 0}}', "claims.json: expected criterion, environment, .*, first lacks some"),
     ],
 )
 def test_a_broken_file_of_verdicts(fakes, run, content, message):
@@ -240,6 +257,9 @@ def test_docs_are_written_where_they_are_asked_for(fakes, run, monkeypatch, tmp_
     (tmp_path / "docs").mkdir()
     run("--only=first")
     assert list((tmp_path / "docs").iterdir()) == []
-    run("--only=first", "--docs")
+    with pytest.raises(UsageError, match="docs: expected all claims, second is not there"):
+        run("--only=first", "--docs")
+    monkeypatch.delitem(claims.CLAIMS, "third")
+    run("--only=second", "--docs")
     names = {path.name for path in (tmp_path / "docs").iterdir()}
-    assert names == {"claims.md", "claims-first.svg"}
+    assert names == {"claims.md", "claims-first.svg", "claims-second.svg"}

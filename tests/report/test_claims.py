@@ -42,6 +42,8 @@ def result(name="reach", **changes):
         "figure": {"x": "distance", "y": "accuracy, %", "series": series},
         "setting": "Generated, 3 seeds.",
         "seconds": 123.4,
+        "seed": 0,
+        "environment": ABOUT,
         **changes,
     }
 
@@ -134,7 +136,7 @@ def test_a_bound_of_zero_is_a_bound():
 
 
 def test_markdown_holds_the_verdicts_the_quantities_and_what_was_measured():
-    written = claims.markdown([result(), result("scan")], ABOUT)
+    written = claims.markdown([result(), result("scan")])
     lines = written.splitlines()
     assert lines[0] == "# What the field claims, measured here"
     assert "cpu: a processor, 2 cores, JAX 0.10.2" in written
@@ -150,7 +152,7 @@ def test_markdown_holds_the_verdicts_the_quantities_and_what_was_measured():
 
 
 def test_markdown_keeps_markup_as_text_and_its_tables_whole():
-    written = claims.markdown([hostile()], ABOUT)
+    written = claims.markdown([hostile()])
     assert not re.search(r"(?<!\\)<script", written)
     for mark in "`*_|~":
         inside = [text for text in written.splitlines() if "script" in text]
@@ -170,8 +172,8 @@ def test_markdown_keeps_markup_as_text_and_its_tables_whole():
 
 def test_the_page_needs_nothing_else_and_says_all(tmp_path):
     found = [result(), result("scan")]
-    claims.write(found, ABOUT, tmp_path)
-    claims.write_page(found, ABOUT, tmp_path)
+    claims.write(found, tmp_path)
+    claims.write_page(found, tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["claims-reach.svg", "claims-scan.svg", "claims.html", "claims.md"]
     text = (tmp_path / "claims.html").read_text(encoding="utf-8")
@@ -186,14 +188,14 @@ def test_the_page_needs_nothing_else_and_says_all(tmp_path):
         tables += [claims.parts(one), claims.measured(one)]
     assert reader.tables == [[header, *rows] for header, rows in tables]
     words = "".join(reader.words)
-    for told in (*claims.about(found[0]), claims.introduction(ABOUT), "reach: not decided"):
+    for told in (*claims.about(found[0]), claims.introduction(found), "reach: not decided"):
         assert told in words
 
 
 def test_the_page_keeps_markup_as_text(tmp_path):
     found = [hostile()]
-    claims.write(found, ABOUT, tmp_path)
-    claims.write_page(found, ABOUT, tmp_path)
+    claims.write(found, tmp_path)
+    claims.write_page(found, tmp_path)
     reader = Reader((tmp_path / "claims.html").read_text(encoding="utf-8"))
     assert "script" not in reader.tags
     assert "".join(reader.words).count(HOSTILE) >= 4
@@ -208,8 +210,8 @@ def test_figures_are_the_same_twice_without_dates_or_random_names(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
-        claims.write(found, ABOUT, folder)
-        claims.write_page(found, ABOUT, folder)
+        claims.write(found, folder)
+        claims.write_page(found, folder)
     assert len(list(first.iterdir())) == 4
     for path in first.iterdir():
         assert path.read_bytes() == (second / path.name).read_bytes()
@@ -262,7 +264,7 @@ def test_whiskers_below_zero_leave_a_logarithmic_axis_whole(tmp_path):
         "y": "error (log)",
         "series": [line("cnn", [1, 10, 100], [0.5, 0.1, 0.02], 0.05)],
     }
-    claims.write([result(figure=figure)], ABOUT, tmp_path)
+    claims.write([result(figure=figure)], tmp_path)
     (axes,) = claims.draw(figure).axes
     low, high = axes.get_ylim()
     assert 1e-4 < low < 0.02 and 0.55 < high < 10
@@ -292,5 +294,5 @@ def test_there_is_a_legend_where_there_are_several_series(count):
 def test_a_number_that_is_not_there_is_left_out(tmp_path):
     series = [line("cnn", [1, 2], [1.0, math.nan], 0.1)]
     found = [result(figure={"x": "n", "y": "loss", "series": series})]
-    claims.write(found, ABOUT, tmp_path)
+    claims.write(found, tmp_path)
     assert ElementTree.parse(tmp_path / "claims-reach.svg").getroot().tag == f"{SVG}svg"
