@@ -138,14 +138,15 @@ def beam(
     def advance(state: _Beams) -> _Beams:
         scores, cache = step(state.cache, state.last.reshape(-1), state.position)
         wide = jnp.promote_types(scores.dtype, jnp.float32)
-        logs = jax.nn.log_softmax(scores.astype(wide)).reshape(batch, beams, -1)
+        logs = jax.nn.log_softmax(scores.astype(wide))
         classes = logs.shape[-1]
+        logs = logs.reshape(batch, beams, classes)
         # What has ended goes on in one way, with `end`, else it would be found several times.
         stay = jnp.where(jnp.arange(classes) == end, 0.0, -jnp.inf)
         total = state.total[..., None] + jnp.where(state.ended[..., None], stay, logs)
         length = state.length + ~state.ended
         value = total / length[..., None] ** length_penalty
-        _, best = jax.lax.top_k(value.reshape(batch, -1), beams)
+        _, best = jax.lax.top_k(value.reshape(batch, beams * classes), beams)
         parent, symbol = best // classes, best % classes
 
         def inherit(x: Array) -> Array:
@@ -159,7 +160,7 @@ def beam(
             cache=jax.tree.map(lambda x: x[rows], cache),
             last=symbol,
             ended=symbol == end,
-            total=jnp.take_along_axis(total.reshape(batch, -1), best, axis=1),
+            total=jnp.take_along_axis(total.reshape(batch, beams * classes), best, axis=1),
             length=inherit(length),
             symbols=symbols.set(jnp.where(ended, -1, symbol)),
         )

@@ -169,6 +169,12 @@ def test_jit_and_vmap_are_the_same(function):
             np.testing.assert_allclose(a[i], b, rtol=1e-5)
 
 
+def test_of_no_examples_there_are_no_sequences():
+    step = chain([[0.5, 0.5], [0.5, 0.5]])
+    symbols, value = beam((), step, batch=0, steps=3, first=0, end=0, beams=2)
+    assert (symbols.shape, value.shape) == ((0, 2, 3), (0, 2))
+
+
 def test_counts_below_one_are_refused():
     step = chain([[1.0]])
     with pytest.raises(UsageError, match="steps=0: expected a positive number"):

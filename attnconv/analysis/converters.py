@@ -114,7 +114,7 @@ class GridAttention(NamedTuple):
             heads = F.gated_positional_attention(query, key, value, self.position[0], self.gate)
         out = self.params["out"]
         y = jnp.einsum("BTNK,NKO->BTO", heads, out["kernel"]) + out["bias"]
-        return y.reshape(len(x), *self.size, -1)
+        return y.reshape(len(x), *self.size, y.shape[-1])
 
 
 def attention_from_conv(
@@ -160,7 +160,7 @@ def attention_from_conv(
 
     def vectors(x: Array) -> tuple[Array, Array]:
         x, left = windows.extend(x, padding, geometry)
-        x = jnp.pad(x, ((0, 0), *left.padding, (0, 0))).reshape(len(x), -1, C)
+        x = jnp.pad(x, ((0, 0), *left.padding, (0, 0))).reshape(len(x), len(squared[0, 0]), C)
         return x[:, centres], x
 
     nothing = {"kernel": jnp.zeros((C, N, C), whole.dtype), "bias": jnp.zeros((N, C), whole.dtype)}
@@ -204,8 +204,12 @@ def depthwise_from_neighborhood(
 ) -> Float[Array, "*window 1 O"]:
     """The kernel of the depthwise `conv` that neighborhood attention is where its queries are zero.
 
-    `softmax(bias)` of head n is the kernel of its channels. Windows are whole inside; at the border
-    the convolution sees zeros, which `border="zero"` does once the image has zero vectors around.
+    `softmax(bias)` of head n is the kernel of its channels. With a window of w and a dilation of d
+    along an axis, a query's first key is `(w - 1) // 2 d` positions before it with `border="zero"`,
+    and `w // 2 d` with "shift": so many zeros are the `padding` before the image, and what is left
+    of `(w - 1) d` that after it. Both are "SAME" where w is odd. Inside, where windows are whole,
+    that is the same function; at the border the convolution sees zeros, which `border="zero"` does
+    once the image has zero vectors around.
 
     Args:
       bias: by place in the window, `[N, *window]`.
@@ -222,8 +226,8 @@ def neighborhood_from_depthwise(kernel: Float[Array, "*window 1 O"]) -> Float[Ar
     """The bias, a head for each channel, whose softmax is the kernel of a depthwise `conv`.
 
     Raises:
-      UsageError: a kernel of more channels than one, with a weight that is not positive, or with
-        weights of a channel whose sum is not 1; no softmax gives those.
+      UsageError: a kernel of more channels than one, with a negative weight, or with weights of a
+        channel whose sum is not 1; no softmax gives those. It reads the values: not under `jit`.
 
     >>> neighborhood_from_depthwise(jnp.array([[[0.25]], [[0.75]]])).shape
     (1, 2)
@@ -232,10 +236,10 @@ def neighborhood_from_depthwise(kernel: Float[Array, "*window 1 O"]) -> Float[Ar
         raise UsageError(f"kernel: expected [*window, 1, O], got {list(kernel.shape)}")
     weights = jnp.moveaxis(kernel[..., 0, :], -1, 0)
     sums = weights.reshape(len(weights), -1).sum(axis=1)
-    if not (bool((weights > 0).all()) and bool(jnp.allclose(sums, 1, atol=1e-5))):
+    if not (bool((weights >= 0).all()) and bool(jnp.allclose(sums, 1, atol=1e-5))):
         raise UsageError(
-            f"kernel: expected positive weights with the sum 1 in each channel, got the least "
-            f"{float(weights.min()):.3g} and sums from {float(sums.min()):.3g} to "
+            f"kernel: expected weights of no less than 0 with the sum 1 in each channel, got the "
+            f"least {float(weights.min()):.3g} and sums from {float(sums.min()):.3g} to "
             f"{float(sums.max()):.3g}"
         )
     return jnp.log(weights)

@@ -30,10 +30,10 @@ def attention_distance(weights: Float[Array, "B N T T"], grid: Sequence[int]) ->
     [0.0, 1.25]
     """
     count = math.prod(grid)
-    if weights.shape[-1] != count:
+    if weights.ndim != 4 or weights.shape[2:] != (count, count):
         raise UsageError(
-            f"weights: expected {count} vectors, one for each position of the grid "
-            f"{tuple(grid)}, got {weights.shape[-1]}"
+            f"weights: expected [B, N, {count}, {count}], a vector for each position of the grid "
+            f"{tuple(grid)}, got {list(weights.shape)}"
         )
     at = positions.grid(tuple(grid))
     apart = jnp.sqrt(jnp.square(at[:, None] - at[None]).sum(axis=-1).astype(weights.dtype))

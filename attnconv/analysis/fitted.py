@@ -66,7 +66,7 @@ def nearest_convolution(
         raise UsageError(f"y: expected [{', '.join(map(str, expected))}], got {list(y.shape)}")
     rows = np.asarray(patches, np.float64).reshape(-1, seen)
     rows = np.pad(rows, ((0, 0), (0, 1)), constant_values=1)
-    outputs = np.asarray(y, np.float64).reshape(len(rows), -1)
+    outputs = np.asarray(y, np.float64).reshape(len(rows), y.shape[-1])
     if len(rows) <= rows.shape[1]:
         raise UsageError(
             f"x: expected more than {rows.shape[1]} positions of all examples together, as many as "

@@ -1,5 +1,6 @@
 """Receptive fields: what an output may depend on, and how much it does depend on each of it."""
 
+import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -57,17 +58,30 @@ def effective(
       x: where the gradient is taken; any one where the function is linear.
       at: the position in the output, empty where it has none, such as the scores of classes.
 
+    Returns:
+      In at least float32.
+
+    Raises:
+      UsageError: `at` is no position of the output.
+
     Source: Luo et al. 2016, Understanding the Effective Receptive Field in Deep Convolutional
     Neural Networks, section 2, where the gradient is not squared.
 
     >>> effective(lambda x: x + 2 * jnp.roll(x, 1, axis=1), jnp.zeros((1, 4, 1)), (2,)).tolist()
     [0.0, 0.800000011920929, 0.20000000298023224, 0.0]
     """
+    out = jax.eval_shape(function, x).shape[1:-1]
+    if len(at) != len(out) or not all(0 <= p < size for p, size in zip(at, out, strict=True)):
+        raise UsageError(
+            f"at: expected a position on the grid {list(out)} of the output, got {list(at)}"
+        )
     y, pull = jax.vjp(lambda x: function(x)[(slice(None), *at)], x)
 
     def energy(channel: Array) -> Array:
         (gradient,) = pull(jnp.zeros_like(y).at[:, channel].set(1))
-        return jnp.square(gradient).sum(axis=(0, -1))
+        return jnp.square(gradient.astype(jnp.promote_types(gradient.dtype, "float32"))).sum(
+            axis=(0, -1)
+        )
 
     field = jax.vmap(energy)(jnp.arange(y.shape[-1])).sum(axis=0)
     return field / field.sum()
@@ -86,7 +100,8 @@ def gaussian_fit(field: Float[Array, "*grid"]) -> Float[Array, "axes"]:
     """The part of the variation of each marginal that the Gaussian of its mean and width explains.
 
     `R^2 = 1 - sum_i (m_i - g_i)^2 / sum_i (m_i - mean m)^2` for the marginal m of a field whose sum
-    is 1, and g the Gaussian at the positions of the grid, its sum 1.
+    is 1, and g the Gaussian at the positions of the grid, its sum 1. NaN where a marginal is at one
+    position alone, and -inf or NaN where it is the same at all: there is no Gaussian then.
 
     >>> gaussian_fit(jnp.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16).round(1).tolist()
     [1.0]
@@ -114,7 +129,7 @@ def _marginals(field: Array) -> list[Array]:
 
 
 def _each(name: str, value: int | Sequence[int], layers: int) -> tuple[int, ...]:
-    values = (value,) * layers if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (operator.index(value),) * layers
     if len(values) != layers or any(v < 1 for v in values):
         raise UsageError(
             f"{name}: expected a positive int, or one for each of the {layers} layers, "

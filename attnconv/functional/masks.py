@@ -139,7 +139,7 @@ def graph(
     if edges.ndim != 2 or edges.shape[0] != 2:
         raise ValueError(f"edges: expected shape [2, E], got {list(edges.shape)}")
     _check_nodes(edges, nodes)
-    source, target = edges
+    source, target = edges if edges.size else jnp.zeros((2, 0), int)  # no edge: of any dtype
     mask = jnp.eye(nodes, dtype=bool) if self_loops else jnp.zeros((nodes, nodes), bool)
     # Indices as they are: -1, the usual filler of edge lists, must not mean the last node.
     mask = mask.at[target, source].set(True, mode="drop", wrap_negative_indices=False)

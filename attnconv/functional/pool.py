@@ -31,7 +31,7 @@ def max_pool(
 ) -> Float[Array, "*B_out C"]:
     """`y_i = max_k x_{i stride + k}`, over the offsets k of the window; padding never wins.
 
-    Equal maxima share the gradient.
+    Of equal maxima some have the gradient, which one may have whole or several share.
 
     Args:
       x: `[B, *spatial, C]` or `[*spatial, C]`, with as many spatial axes as the window has.
@@ -85,6 +85,8 @@ def _pool(
     neutral: float,
 ) -> tuple[Array, np.ndarray]:
     """The windows reduced, and how many positions of the image each of them sees, `[*out]`."""
+    if not np.ndim(window):
+        raise UsageError(f"window: expected one number for each spatial axis, came {window!r}")
     images = windows.batched(x, len(window))
     geometry, size = windows.place(
         images.shape[1:-1],

@@ -1,9 +1,11 @@
 """What a position adds: vectors to add to the inputs, a rotation of queries and keys, or a bias."""
 
 import math
+import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from attnconv.lowering import promotion
@@ -87,6 +89,8 @@ def sinusoidal_grid(
     >>> sinusoidal_grid((2, 3), 4).shape
     (2, 3, 4)
     """
+    if not shape:
+        raise ValueError("shape: expected one axis at least, got ()")
     if features % (2 * len(shape)):
         raise ValueError(f"features: expected a multiple of {2 * len(shape)}, got {features}")
     at = jnp.indices(tuple(shape))
@@ -116,7 +120,7 @@ def rotary(
       The shape and dtype of `x`; the rotation itself is computed in at least float32.
 
     Raises:
-      ValueError: K is odd.
+      ValueError: K is odd, or x or `positions` has another shape.
 
     Source: Su et al. 2021, RoFormer, section 3.2.2, equation 34.
 
@@ -124,10 +128,15 @@ def rotary(
     Array([[1.   , 0.   ],
            [0.54 , 0.841]], dtype=float32)
     """
-    length, _, features = x.shape[-3:]
-    if features % 2:
-        raise ValueError(f"x: expected an even number of features K, got {list(x.shape)}")
+    if x.ndim < 3 or x.shape[-1] % 2:
+        raise ValueError(f"x: expected [B, T, N, K] or [T, N, K], K even, got {list(x.shape)}")
+    (*examples, length, _, features) = x.shape
     at = jnp.arange(length) if positions is None else positions
+    each = zip(at.shape[-2::-1], examples[::-1], strict=False)
+    if at.shape[-1:] != (length,) or at.ndim > x.ndim - 2 or any(a not in (1, n) for a, n in each):
+        raise ValueError(
+            f"positions: expected [T] or [B, T] of x {list(x.shape)}, got {list(at.shape)}"
+        )
     angle = _angles(at, features // 2, base)[..., None, :]
     promotion.check_floating(x)
     wide = x.astype(promotion.wide(x.dtype))
@@ -189,7 +198,7 @@ def grid(shape: int | Sequence[int]) -> Int[Array, "V axes"]:
            [1, 0],
            [1, 1]], dtype=int32)
     """
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, Sequence | np.ndarray) else (operator.index(shape),)
     return jnp.stack(jnp.unravel_index(jnp.arange(math.prod(sizes)), sizes), axis=-1)
 
 

@@ -4,6 +4,7 @@ import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from attnconv.errors import UsageError, unknown
@@ -28,7 +29,11 @@ def per_axis(name: str, value: PerAxis, rank: int) -> tuple[int, ...]:
     Raises:
       ValueError: another number of ints, or one below 1.
     """
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
+    each = value if isinstance(value, Sequence | np.ndarray) else (value,) * rank
+    try:
+        values = tuple(map(operator.index, each))
+    except TypeError:
+        values = ()
     if len(values) != rank or any(v < 1 for v in values):
         raise UsageError(
             f"{name}: expected a positive int, or one for each of the {rank} window axes, "

@@ -391,13 +391,49 @@ def test_a_depthwise_convolution_of_weights_that_sum_to_one_is_neighborhood_atte
     [
         ([0.5, 0.6], r"the least 0.5 and sums from 1.1 to 1.1"),
         ([1.5, -0.5], r"the least -0.5 and sums from 1 to 1"),
-        ([1.0, 0.0], r"the least 0 and sums from 1 to 1"),
-        ([math.nan, 0.5], "expected positive weights"),
+        ([math.nan, 0.5], "expected weights of no less than 0"),
     ],
 )
 def test_weights_that_no_softmax_gives_are_refused(weights, message):
     with pytest.raises(UsageError, match=message):
         converters.neighborhood_from_depthwise(jnp.array(weights).reshape(2, 1, 1))
+
+
+@pytest.mark.parametrize("border", ["zero", "shift"])
+@pytest.mark.parametrize("window, dilation", [(3, 1), (2, 1), (2, 2), (4, 1), (4, 2), (3, 2)])
+def test_the_padding_that_is_told_makes_it_the_same_inside(border, window, dilation):
+    bias, x = normal(0, 1, window), normal(1, 1, 24, 1)
+    before = (window - 1) // 2 if border == "zero" else window // 2
+    sides = before * dilation, (window - 1 - before) * dilation
+    kernel = converters.depthwise_from_neighborhood(bias, 1)
+    vectors = x[..., None]
+    y = F.neighborhood_attention(
+        jnp.zeros_like(vectors),
+        vectors,
+        vectors,
+        window=window,
+        dilation=dilation,
+        bias=bias,
+        border=border,
+    )[..., 0]
+    inside = slice(2 * dilation * window, -2 * dilation * window or None)
+    convolved = F.conv(x, kernel, padding=(sides,), dilation=dilation)
+    assert convolved.shape == x.shape
+    close(y[:, inside], convolved[:, inside])
+    if window % 2:
+        close(convolved, F.conv(x, kernel, dilation=dilation))
+
+
+def test_a_weight_of_zero_is_a_bias_of_minus_infinity():
+    kernel = converters.depthwise_from_neighborhood(jnp.array([[0.0, 200.0, -jnp.inf]]), 1)
+    bias = converters.neighborhood_from_depthwise(kernel)
+    np.testing.assert_array_equal(bias, [[-jnp.inf, 0, -jnp.inf]])
+    np.testing.assert_array_equal(converters.depthwise_from_neighborhood(bias, 1), kernel)
+
+
+def test_no_examples_are_attended_to():
+    attention = converters.attention_from_conv(jnp.ones((3, 1, 2)), None, (4,))
+    assert attention(jnp.ones((0, 4, 1))).shape == (0, 4, 2)
 
 
 def test_a_kernel_that_is_not_depthwise_is_refused(monkeypatch):

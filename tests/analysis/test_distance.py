@@ -39,5 +39,5 @@ def test_a_head_that_looks_at_one_offset_has_its_length():
 
 
 def test_the_grid_must_hold_the_vectors():
-    with pytest.raises(UsageError, match="expected 6 vectors"):
+    with pytest.raises(UsageError, match=r"expected \[B, N, 6, 6\], .* got \[1, 1, 7, 7\]"):
         attention_distance(jnp.ones((1, 1, 7, 7)), (2, 3))

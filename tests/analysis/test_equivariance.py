@@ -43,6 +43,20 @@ def test_shift_of_a_volume_and_what_cannot_be_shifted():
         shift(x, (1, 1))
 
 
+def test_what_overflows_in_half_precision_does_not_in_the_error():
+    def scaled(x):
+        return x * jnp.arange(4, dtype=x.dtype)
+
+    def moved(x):
+        return jnp.roll(x, 1, axis=1)
+
+    x = jnp.full((1, 4), 300.0)
+    half, single = (equivariance_error(scaled, x.astype(d), moved) for d in ("float16", "float32"))
+    np.testing.assert_allclose(half, single, rtol=1e-3)
+    turned = equivariance_error(lambda x: 1j * x, x, lambda x: x, lambda y: -y)
+    np.testing.assert_allclose(turned, 2)
+
+
 def test_the_error_is_that_of_loops():
     x, matrix = normal(0, 5, 4, 3), normal(1, 3, 2)
     weights = normal(2, 4, 1)  # of each place: this is what breaks the symmetry

@@ -41,6 +41,19 @@ def test_one_number_for_each_layer(bad):
         theoretical([3, 3], **bad)
 
 
+@pytest.mark.parametrize("at", [(4,), (-1,), (), (0, 0)])
+def test_a_position_that_the_output_has_not_is_refused(at):
+    with pytest.raises(UsageError, match=r"at: expected a position on the grid \[4\] of"):
+        effective(lambda x: x, jnp.zeros((1, 4, 1)), at)
+
+
+def test_a_field_in_half_precision_is_that_of_float32():
+    x = jnp.ones((1, 5, 2), jnp.float16)
+    found = effective(lambda x: 1e-4 * x + 2e-4 * jnp.roll(x, 1, axis=1), x, (2,))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, [0, 0.8, 0.2, 0, 0], atol=2e-3)
+
+
 def stack(kernels, activation):
     def function(x):
         for kernel in kernels:

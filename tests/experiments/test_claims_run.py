@@ -208,7 +208,10 @@ def test_the_page_tells_every_machine_that_measured(fakes, run, monkeypatch):
     [
         ("{", "expected a JSON object in claims.json"),
         ("[1]", "expected a JSON object in claims.json"),
-        ('{"first": {"seed": 0}}', "claims.json: expected criterion, environment, .*, first lacks some"),
+        (
+            '{"first": {"seed": 0}}',
+            "claims.json: expected criterion, environment, .*, first lacks some",
+        ),
     ],
 )
 def test_a_broken_file_of_verdicts(fakes, run, content, message):

@@ -5,6 +5,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -485,6 +486,12 @@ def test_errors_name_argument_expected_and_came(message, change):
     with pytest.raises(ValueError, match=message) as error:
         F.conv(**{"x": X, "kernel": KERNEL} | change)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stride", [np.int64(2), np.array([2, 2]), [2, 2]])
+def test_strides_of_numpy_are_strides(stride, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    np.testing.assert_array_equal(F.conv(X, KERNEL, stride=stride), F.conv(X, KERNEL, stride=2))
 
 
 @pytest.mark.parametrize(

@@ -114,3 +114,8 @@ def test_unknown_edges_outside_the_graph_are_left_out():
     edges = jnp.array([[0, -1, 2], [1, 1, 7]])
     mask = jax.jit(lambda edges: masks.graph(edges, 3, self_loops=False))(edges)
     np.testing.assert_array_equal(mask, masks.graph(edges[:, :1], 3, self_loops=False))
+
+
+def test_no_edges_are_edges_of_any_dtype(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    np.testing.assert_array_equal(masks.graph(np.zeros((2, 0)), 3)[0, 0], np.eye(3, dtype=bool))

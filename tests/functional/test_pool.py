@@ -5,6 +5,7 @@ import functools
 import flax.linen
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -114,6 +115,14 @@ def test_padding_neither_wins_nor_counts():
 def test_equal_maxima_share_the_gradient():
     gradient = jax.grad(lambda x: F.max_pool(x, (2, 2)).sum())(jnp.zeros((4, 4, 1)))
     np.testing.assert_array_equal(gradient, jnp.full((4, 4, 1), 0.25))
+    for window, stride in ((3, 1), (16, 16), (17, 2), (17, 17)):
+        x = jnp.zeros((51, 1))
+        pull = jax.vjp(lambda x, w=window, s=stride: F.max_pool(x, (w,), stride=s), x)[1]
+        for at in range((51 - window) // stride + 1):
+            (part,) = pull(jnp.zeros(((51 - window) // stride + 1, 1)).at[at].set(1))
+            assert part.min() >= 0
+            own = part[at * stride : at * stride + window].sum()
+            np.testing.assert_allclose([own, part.sum()], 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -170,10 +179,13 @@ X = jnp.zeros((2, 8, 8, 4))
         (r"image smaller than the kernel: .* \(9, 2\) .*, came \(8, 8\)", {"window": (9, 2)}),
         (r"window: expected a positive int, .*, came \(0, 2\)", {"window": (0, 2)}),
         ("stride: expected a positive int, .*, came 0", {"stride": 0}),
+        ("stride: expected a positive int, .*, came 2.0", {"stride": 2.0}),
+        (r"window: expected one number for each spatial axis, came 2", {"window": 2}),
         ("unknown padding 'SANE'; did you mean 'SAME'", {"padding": "SANE"}),
         (r"padding: expected less than the window \(2, 2\) .*, came \(\(2, 2\)", {"padding": 2}),
     ],
 )
-def test_errors_name_argument_expected_and_came(pool, message, change):
+def test_errors_name_argument_expected_and_came(pool, message, change, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         pool(X, **{"window": (2, 2)} | change)

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -163,13 +164,51 @@ def test_relative_bias_of_a_number_and_of_the_same_grid():
     np.testing.assert_array_equal(same, positions.relative_bias(table, 4, 4))
 
 
+@pytest.mark.parametrize(
+    "x, at, fits",
+    [
+        ((5, 2, 4), (5,), True),
+        ((3, 5, 2, 4), (5,), True),
+        ((3, 5, 2, 4), (1, 5), True),
+        ((3, 5, 2, 4), (3, 5), True),
+        ((2, 3, 5, 2, 4), (2, 1, 5), True),
+        ((2, 3, 5, 2, 4), (3, 5), True),
+        ((5, 2, 4), (3, 5), False),
+        ((1, 5, 2, 4), (3, 5), False),
+        ((3, 5, 2, 4), (1,), False),
+        ((3, 5, 2, 4), (3, 4), False),
+        ((3, 5, 2, 4), (), False),
+        ((2, 3, 5, 2, 4), (2, 5), False),
+    ],
+)
+def test_positions_of_a_rotation_are_those_of_its_vectors(x, at, fits, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    ones, places = jnp.ones(x), jnp.zeros(at)
+    if fits:
+        np.testing.assert_array_equal(positions.rotary(ones, places), ones)
+    else:
+        with pytest.raises(ValueError, match=r"positions: expected \[T\] or \[B, T\] of x"):
+            positions.rotary(ones, places)
+
+
+def test_numbers_of_numpy_are_numbers(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    table = jnp.arange(5.0)[None]
+    np.testing.assert_array_equal(
+        positions.relative_bias(table, np.int64(3)), positions.relative_bias(table, 3)
+    )
+    np.testing.assert_array_equal(positions.grid(np.array([2, 3])), positions.grid((2, 3)))
+
+
 def test_errors_name_the_argument():
     with pytest.raises(ValueError, match="features: expected an even number, got 3"):
         positions.sinusoidal(2, 3)
     with pytest.raises(ValueError, match="features: expected a multiple of 4, got 6"):
         positions.sinusoidal_grid((2, 2), 6)
-    with pytest.raises(ValueError, match=r"x: expected an even number .*\[2, 1, 3\]"):
+    with pytest.raises(ValueError, match=r"x: expected .* K even, got \[2, 1, 3\]"):
         positions.rotary(jnp.ones((2, 1, 3)))
+    with pytest.raises(ValueError, match=r"shape: expected one axis at least, got \(\)"):
+        positions.sinusoidal_grid((), 4)
     with pytest.raises(ValueError, match=r"table: expected \[N, 2 R \+ 1, ...\], got \[1, 4\]"):
         positions.relative_bias(jnp.ones((1, 4)), 3)
     with pytest.raises(ValueError, match=r"queries: expected 1 sizes.*\[1, 3\], got 2"):
