@@ -1,7 +1,6 @@
 """Training runs from the first step to the last: one, all as one program, or one on each core."""
 
 import concurrent.futures
-import functools
 import itertools
 import operator
 import os
@@ -32,6 +31,10 @@ class Run(NamedTuple):
     learning_rate: float
     seed: int
     order: np.ndarray  # [steps, batch], indices into the training data
+
+
+class Diverged(UsageError):
+    """The loss of a run is no longer finite."""
 
 
 class Trained(NamedTuple):
@@ -151,7 +154,7 @@ def train_one(
       state: where to go on from.
 
     Raises:
-      UsageError: the loss is no longer finite.
+      Diverged: the loss is no longer finite.
     """
     steps = len(run.order)
     if state is None:
@@ -179,8 +182,11 @@ def train_together(
     *,
     validation: Data,
     on_steps: Callable[[int], None] = lambda n: None,
-) -> list[Trained]:
-    """All runs, of equally many steps, as one program; each is charged its share of the time."""
+) -> list[Trained | None]:
+    """All runs, of equally many steps, as one program; each is charged its share of the time.
+
+    None is what a run leaves whose loss is no longer finite.
+    """
     order = np.stack([run.order for run in runs])
     steps = order.shape[1]
     rates = np.array([run.learning_rate for run in runs], np.float32)
@@ -188,15 +194,16 @@ def train_together(
     state = programs.init_all(rates, np.full(len(runs), steps), seeds)
     state, loss = programs.advance_all(state, *_none(data, order))  # compiled before it is timed
     jax.block_until_ready(loss)
-    began = time.perf_counter()
+    began, finite = time.perf_counter(), np.ones(len(runs), bool)
     for part in course(programs.advance_all, state, data, order):
         state = part.state
-        for loss, run in zip(np.asarray(part.loss), runs, strict=True):
-            check_loss(float(loss), run, part.end)
+        finite &= np.isfinite(part.loss)
         on_steps((part.end - part.start) * len(runs))
     rest = validation, (time.perf_counter() - began) / len(runs)
     return [
         scored(programs, data, run, jax.tree.map(operator.itemgetter(i), state.params), *rest)
+        if finite[i]
+        else None
         for i, run in enumerate(runs)
     ]
 
@@ -208,8 +215,8 @@ def train_all(
     *,
     validation: Data,
     on_steps: Callable[[int], None] = lambda n: None,
-) -> list[Trained]:
-    """Every run, the way that is fastest on this platform.
+) -> list[Trained | None]:
+    """Every run, the way that is fastest on this platform; None where its loss is not finite.
 
     On an accelerator all runs are one program. On a CPU each core takes the next run: on two
     cores, batches of 32 digits, one step of one run took 1.4 ms (cnn), 3.5 ms (attention) alone,
@@ -229,7 +236,12 @@ def train_all(
             raise concurrent.futures.CancelledError
         on_steps(steps)
 
-    one = functools.partial(train_one, programs, data, validation=validation, on_steps=count)
+    def one(run: Run) -> Trained | None:
+        try:
+            return train_one(programs, data, run, validation=validation, on_steps=count)
+        except Diverged:
+            return None
+
     with concurrent.futures.ThreadPoolExecutor(at_once()) as pool:
         futures = [pool.submit(one, run) for run in runs]
         try:
@@ -241,6 +253,31 @@ def train_all(
             pool.shutdown(cancel_futures=True)
             raise
     return [future.result() for future in futures]
+
+
+def best_rate(trained: Sequence[Trained | None], rates: Sequence[float]) -> int:
+    """Which learning rate has the best mean validation accuracy over its runs.
+
+    The lower mean validation loss decides between equals. A rate of which a run diverged is none.
+
+    Args:
+      trained: equally many runs of each rate, those of the first rate first.
+      rates: the learning rates.
+
+    Raises:
+      Diverged: none is left.
+    """
+    count = len(trained) // len(rates)
+    means = {}
+    for i in range(len(rates)):
+        scores = [run.validation for run in trained[i * count : (i + 1) * count] if run is not None]
+        if len(scores) == count:
+            accuracy, loss = np.mean(scores, axis=0)
+            means[i] = accuracy, -loss
+    if not means:
+        tried = ", ".join(f"{rate:g}" for rate in rates)
+        raise Diverged(f"learning_rates={tried}: expected a finite loss, each diverged")
+    return max(means, key=means.__getitem__)
 
 
 def cores() -> int:
@@ -289,7 +326,7 @@ def scored(
 def check_loss(loss: float, run: Run, step: int) -> float:
     """The loss, if it is finite."""
     if not np.isfinite(loss):
-        raise UsageError(
+        raise Diverged(
             f"learning_rate={run.learning_rate:g}: expected a finite loss, got {loss} "
             f"before step {step} (seed {run.seed})"
         )

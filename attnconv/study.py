@@ -17,7 +17,7 @@ from attnconv.summary import METRICS, summary
 
 __all__ = ["Cell", "Config", "Trainer", "completed", "load", "plan", "run"]
 
-Trainer = Callable[..., list[runs.Trained]]
+Trainer = Callable[..., list[runs.Trained | None]]
 
 
 def run(
@@ -44,7 +44,8 @@ def run(
       on_finish: is given a cell and its rows.
 
     Raises:
-      UsageError: what cannot be served, before anything is trained; a loss that is not finite.
+      UsageError: what cannot be served, before anything is trained; a loss that is not finite at
+        any learning rate.
     """
     task = load(config)
     config = completed(config, task.spec, search=search)
@@ -111,8 +112,8 @@ def run_cell(
 ) -> list[results.Row]:
     """Trains a cell's grid of learning rates and seeds, chooses on validation, reads the test.
 
-    The learning rate with the best mean validation accuracy over the seeds is chosen, the lower
-    mean validation loss deciding between equals. Only its runs are given the test split.
+    The learning rate is that of `runs.best_rate`. Only its runs are given the test split. A run
+    that diverged has no scores.
     """
     grid = []
     if of_lengths(task.spec):
@@ -131,16 +132,14 @@ def run_cell(
     data, validation = (train.Data(s.inputs, s.labels) for s in (task.train, task.validation))
     try:
         trained = train_runs(programs, data, grid, validation=validation)
+        chosen = runs.best_rate(trained, config.learning_rates)
     except UsageError as error:
         raise UsageError(f"{cell.model} at train_size={cell.train_size}: {error}") from None
-
-    scores = np.reshape([t.validation for t in trained], (len(config.learning_rates), -1, 2))
-    mean = scores.mean(axis=1)
-    chosen = max(range(len(mean)), key=lambda i: (mean[i][0], -mean[i][1]))
     picked = range(chosen * config.seeds, (chosen + 1) * config.seeds)
 
     test = train.Data(task.test.inputs, task.test.labels)
-    predicted = np.stack([compiled.judged(programs, trained[i].params, test)[0] for i in picked])
+    kept = [run.params for run in trained[picked.start : picked.stop] if run is not None]
+    predicted = np.stack([compiled.judged(programs, params, test)[0] for params in kept])
     path = results.predictions_path(out, cell.model, cell.train_size)
     results.write_predictions(path, predicted)
     found, of = compiled.right(predicted, task.test.labels, writes=programs.writes)
@@ -158,10 +157,10 @@ def run_cell(
                 "flops": cell.flops,
                 "steps": cell.steps,
                 "metric": METRICS[task.spec.output],
-                "validation": result.validation.accuracy,
+                "validation": None if result is None else result.validation.accuracy,
                 "test": float(scores_of[i]) if i in scores_of else None,
-                "train": result.train.accuracy,
-                "seconds": result.seconds,
+                "train": None if result is None else result.train.accuracy,
+                "seconds": 0.0 if result is None else result.seconds,
             }
         )
     return rows

@@ -68,12 +68,15 @@ def summary(
             "steps": cell.steps,
             "seeds": config.seeds,
             "learning_rate": rate,
+            "diverged": sorted({r["learning_rate"] for r in mine if r["validation"] is None}),
             "learning_rate_at_edge": len(config.learning_rates) > 1 and rate in ends,
             "validation": float(np.mean([r["validation"] for r in chosen])),
             "train": float(np.mean([r["train"] for r in chosen])),
             "test": dataclasses.asdict(intervals[cell.model, cell.train_size]),
             "test_by_seed": [r["test"] for r in chosen],
-            "seconds": float(np.median([r["seconds"] for r in mine])),
+            "seconds": float(
+                np.median([r["seconds"] for r in mine if r["validation"] is not None])
+            ),
         }
 
     one_program = jax.default_backend() != "cpu"

@@ -18,7 +18,8 @@ flags.DEFINE_list(
     "models",
     [],
     "The families to compare. Default: all that can do the task. Where each vector has a label, "
-    "cnn:33 and attention:33 see a window of 33 positions.",
+    "cnn:33, neighborhood:33 and attention:33 see a window of 33 positions; without a number cnn "
+    "and neighborhood see 17, the others all.",
 )
 flags.DEFINE_list("train_sizes", ["all"], "Numbers of training examples, or all.")
 flags.DEFINE_integer("seeds", 5, "How many seeds: initial weights, training subset, batch order.")
@@ -34,7 +35,7 @@ flags.DEFINE_enum(
 flags.DEFINE_integer(
     "budget",
     None,
-    "How many: parameters, or FLOPs of a forward pass of one example. Default: 30,000 parameters, "
+    "How many: parameters, or FLOPs of a forward pass of the longest example. Default: 30,000 parameters, "
     "100,000 where each vector has a label, 400,000 to write sequences; twice as many and so on "
     "where a family cannot be that small. --match=flops needs one.",
 )

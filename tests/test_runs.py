@@ -184,6 +184,30 @@ def test_a_loss_that_is_not_finite_is_refused():
         runs.train_one(programs(), data, run_of(), validation=toy())
 
 
+@pytest.mark.parametrize("train_all", [runs.train_all, runs.train_together])
+def test_runs_that_diverge_leave_none_and_the_others_what_they_do_alone(train_all):
+    data = toy()
+    grid = [run_of(), run_of()._replace(learning_rate=1e30), run_of()]
+    first, none, last = train_all(programs(), data, grid, validation=data)
+    alone = runs.train_one(programs(), data, run_of(), validation=data)
+    assert none is None
+    for found in (first, last):
+        np.testing.assert_allclose(found.validation, alone.validation, rtol=1e-4)
+
+
+def test_the_best_rate_is_that_of_the_best_mean_of_runs_that_all_ended():
+    def ended(accuracy, loss):
+        return runs.Trained({}, compiled.Score(0, 0), compiled.Score(accuracy, loss), 1.0)
+
+    worse, equal, better = ended(0.5, 1.0), ended(0.7, 1.0), ended(0.7, 0.9)
+    assert runs.best_rate([worse, equal, better], [1.0, 2.0, 3.0]) == 2
+    assert runs.best_rate([better, equal, worse], [1.0, 2.0, 3.0]) == 0
+    assert runs.best_rate([worse, better, equal, equal], [1.0, 2.0]) == 1
+    assert runs.best_rate([better, None, worse, worse], [1.0, 2.0]) == 1, "one of its runs diverged"
+    with pytest.raises(runs.Diverged, match=r"learning_rates=1, 2: expected a finite loss, each"):
+        runs.best_rate([None, better, None, None], [1.0, 2.0])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_computes_in_the_dtype_of_the_recipe_and_the_rest_in_float32(dtype):
     told = []

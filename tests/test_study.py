@@ -149,6 +149,25 @@ def test_a_diverged_run_is_named_and_leaves_no_rows(tmp_path):
     assert not (tmp_path / "results.jsonl").exists()
 
 
+def test_a_learning_rate_that_diverges_is_not_chosen_and_ends_nothing(tmp_path):
+    config = dataclasses.replace(CONFIG, learning_rates=(0.01, 1e30), train_sizes=(60,))
+    summary = study.run(config, tmp_path)
+    rows = results.read_rows(tmp_path / "results.jsonl")
+    assert [row["validation"] is None for row in rows] == [False, False, True, True] * 2
+    assert [row["test"] is None for row in rows] == [False, False, True, True] * 2
+    for cell in summary["cells"]:
+        assert (cell["learning_rate"], cell["diverged"]) == (0.01, [1e30])
+        assert cell["seconds"] > 0
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    again = study.run(config, tmp_path, train_runs=lambda *_, **__: pytest.fail("it was finished"))
+    assert again["cells"] == summary["cells"]
+
+    alone = dataclasses.replace(config, learning_rates=(1e30, 1e31))
+    message = r"^mlp at train_size=60: learning_rates=1e\+30, 1e\+31: expected a finite loss, each"
+    with pytest.raises(UsageError, match=message):
+        study.run(alone, tmp_path / "alone")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

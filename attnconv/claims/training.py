@@ -74,16 +74,8 @@ def fit(
 
     grid = [runs.Run(rate, seed, order(seed)) for rate in rates for seed in seeds]
     trained = runs.train_all(programs, data, grid, validation=validation)
-    by_rate = [trained[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(rates))]
-
-    def quality(i: int) -> tuple[float, float]:
-        scores = [t.validation for t in by_rate[i]]
-        return float(np.mean([s.accuracy for s in scores])), -float(
-            np.mean([s.loss for s in scores])
-        )
-
-    best = max(range(len(rates)), key=quality)
-    kept = by_rate[best]
+    best = runs.best_rate(trained, rates)
+    kept = [run for run in trained[best * len(seeds) : (best + 1) * len(seeds)] if run is not None]
     return Fit(
         programs,
         [t.params for t in kept],

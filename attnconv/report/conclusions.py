@@ -154,6 +154,18 @@ def _warnings(summary: Summary) -> list[str]:
             f"The chosen learning rate lies at the edge of the grid for {named}: a wider grid may "
             f"score higher, so widen it before relying on these scores."
         )
+    gone = {
+        f"{cell['model']} at {values.count(cell['train_size'])}": cell["diverged"]
+        for cell in summary["cells"]
+        if cell["diverged"]
+    }
+    if gone:
+        named = "; ".join(
+            f"{', '.join(f'{r:g}' for r in rates)} for {x}" for x, rates in gone.items()
+        )
+        warnings.append(
+            f"Training diverged at the learning rates {named}: these were left out of the choice."
+        )
     seeds = min(cell["seeds"] for cell in summary["cells"])
     if seeds == 1:
         warnings.append(

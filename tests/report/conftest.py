@@ -21,6 +21,7 @@ ALONE = {
     "runs_at_once": 2,
     "one_program": False,
     "windows": {},
+    "diverged": {},
     "config": {},
 }
 
@@ -45,6 +46,7 @@ def summary_of(scores, differences=(), **options):
             "steps": 600,
             "seeds": options["seeds"],
             "learning_rate": 0.003,
+            "diverged": options["diverged"].get((model, size), []),
             "learning_rate_at_edge": (model, size) in options["edge"],
             "validation": 0.9123,
             "train": 0.9876,

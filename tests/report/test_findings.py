@@ -95,6 +95,14 @@ def test_learning_rate_at_the_edge(summary):
     assert "edge of the grid for mlp (0.003 at 100)" in found(summary, "The chosen learning rate")
 
 
+def test_rates_at_which_training_diverged(make_summary):
+    scores = {("cnn", 10): (0.9, 0.8, 0.95), ("cnn", 20): (0.9, 0.8, 0.95)}
+    assert found(make_summary(scores, diverged={("cnn", 20): [10.0, 100.0]}), "Training") == (
+        "Training diverged at the learning rates 10, 100 for cnn at 20: these were left out of the "
+        "choice."
+    )
+
+
 def test_one_seed_and_few_seeds(make_summary):
     scores = {("mlp", 100): (0.7, 0.6, 0.8), ("cnn", 100): (0.8, 0.7, 0.9)}
     assert (
