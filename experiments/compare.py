@@ -35,9 +35,9 @@ flags.DEFINE_enum(
 flags.DEFINE_integer(
     "budget",
     None,
-    "How many: parameters, or FLOPs of a forward pass of the longest example. Default: 30,000 parameters, "
-    "100,000 where each vector has a label, 400,000 to write sequences; twice as many and so on "
-    "where a family cannot be that small. --match=flops needs one.",
+    "How many: parameters, or FLOPs of a forward pass of the longest example. Default: 30,000 "
+    "parameters, 100,000 where each vector has a label, 400,000 to write sequences; twice as many "
+    "and so on where a family cannot be that small. --match=flops needs one.",
 )
 flags.adopt_module_key_flags(common)
 FLAGS = flags.FLAGS

@@ -138,33 +138,20 @@ def _ranking(summary: Summary) -> str:
 
 def _warnings(summary: Summary) -> list[str]:
     warnings = [*_most_frequent(summary), *_held_out(summary)]
-    edges: dict[str, dict[float, list[str]]] = {}
-    for cell in summary["cells"]:
-        if cell["learning_rate_at_edge"]:
-            of_model = edges.setdefault(cell["model"], {})
-            size = values.count(cell["train_size"])
-            of_model.setdefault(cell["learning_rate"], []).append(size)
+    edges = _rates(
+        (cell, [cell["learning_rate"]])
+        for cell in summary["cells"]
+        if cell["learning_rate_at_edge"]
+    )
     if edges:
-        grouped = {
-            model: "; ".join(f"{rate:g} at {', '.join(of)}" for rate, of in rates.items())
-            for model, rates in edges.items()
-        }
-        named = "; ".join(f"{model} ({rates})" for model, rates in grouped.items())
         warnings.append(
-            f"The chosen learning rate lies at the edge of the grid for {named}: a wider grid may "
+            f"The chosen learning rate lies at the edge of the grid for {edges}: a wider grid may "
             f"score higher, so widen it before relying on these scores."
         )
-    gone = {
-        f"{cell['model']} at {values.count(cell['train_size'])}": cell["diverged"]
-        for cell in summary["cells"]
-        if cell["diverged"]
-    }
-    if gone:
-        named = "; ".join(
-            f"{', '.join(f'{r:g}' for r in rates)} for {x}" for x, rates in gone.items()
-        )
+    diverged = _rates((cell, cell["diverged"]) for cell in summary["cells"])
+    if diverged:
         warnings.append(
-            f"Training diverged at the learning rates {named}: these were left out of the choice."
+            f"Training diverged for {diverged}: these learning rates were left out of the choice."
         )
     seeds = min(cell["seeds"] for cell in summary["cells"])
     if seeds == 1:
@@ -178,6 +165,20 @@ def _warnings(summary: Summary) -> list[str]:
             f"are wide; with {_FEW_SEEDS} or more smaller differences can be established."
         )
     return warnings + _unmatched(summary)
+
+
+def _rates(found: Iterable[tuple[Row, Sequence[float]]]) -> str:
+    """Learning rates of cells in words, by model: `cnn (0.03 at 10, 30; 0.1 at 20)`."""
+    by_model: dict[str, dict[float, list[str]]] = {}
+    for cell, rates in found:
+        for rate in rates:
+            sizes = by_model.setdefault(cell["model"], {}).setdefault(rate, [])
+            sizes.append(values.count(cell["train_size"]))
+    listed = {
+        model: "; ".join(f"{rate:g} at {', '.join(sizes)}" for rate, sizes in of_model.items())
+        for model, of_model in by_model.items()
+    }
+    return "; ".join(f"{model} ({rates})" for model, rates in listed.items())
 
 
 def _most_frequent(summary: Summary) -> list[str]:

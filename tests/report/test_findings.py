@@ -98,8 +98,8 @@ def test_learning_rate_at_the_edge(summary):
 def test_rates_at_which_training_diverged(make_summary):
     scores = {("cnn", 10): (0.9, 0.8, 0.95), ("cnn", 20): (0.9, 0.8, 0.95)}
     assert found(make_summary(scores, diverged={("cnn", 20): [10.0, 100.0]}), "Training") == (
-        "Training diverged at the learning rates 10, 100 for cnn at 20: these were left out of the "
-        "choice."
+        "Training diverged for cnn (10 at 20; 100 at 20): these learning rates were left out of "
+        "the choice."
     )
 
 
