@@ -103,12 +103,18 @@ def mean_intervals(
 
 
 def difference_interval(
-    difference: Float[np.ndarray, "R E"], *, confidence: float = 0.95
+    difference: Float[np.ndarray, "R E"], *, undecided: float = 0.0, confidence: float = 0.95
 ) -> Interval:
     """The mean of what one cell has more than another, seed by seed and example by example.
 
     In any unit, such as nats, and of one difference alone: `paired_comparisons` has several that
-    hold together. Without an example that differs the interval is a point.
+    hold together.
+
+    Args:
+      difference: `[R, E]`.
+      undecided: a difference that one example more would have, without a direction: 1 for scores of
+        0 and 1, as in `paired_comparisons`, so that equal predictions do not look like a certainty.
+      confidence: how often such an interval covers the true mean.
 
     Raises:
       ValueError: a matrix that is not `[R, E]` with E >= 2, a confidence outside (0, 1).
@@ -120,6 +126,7 @@ def difference_interval(
     seeds, examples = difference.shape
     of_seeds, of_examples, _ = _variances(difference)
     z, mean = stats.norm.isf((1 - confidence) / 2), float(difference.mean())
+    of_examples += (undecided / examples) ** 2
     half = _half_width(z, of_seeds, seeds - 1, of_examples, examples - 1)
     return Interval(mean, mean - half, mean + half)
 

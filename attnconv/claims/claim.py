@@ -177,7 +177,7 @@ def points(more: Float[np.ndarray, "R E"]) -> tuple[float, float, float]:
 
     Its interval is over both, `stats.difference_interval`.
     """
-    return _percent(stats.difference_interval(more, confidence=CONFIDENCE))
+    return _percent(stats.difference_interval(more, undecided=1.0, confidence=CONFIDENCE))
 
 
 def _percent(found: stats.Interval) -> tuple[float, float, float]:

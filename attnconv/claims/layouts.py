@@ -218,9 +218,12 @@ def generalisation(
         return runs.Run(rate, seed, order)
 
     def one(rate: float, seed: int) -> Float[np.ndarray, "V"]:
-        seen, validated, tested = follow(
-            programs, placed, run(rate, seed), looks, every=EVERY, least=LEVEL
-        )
+        try:
+            seen, validated, tested = follow(
+                programs, placed, run(rate, seed), looks, every=EVERY, least=LEVEL
+            )
+        except runs.Diverged:
+            return np.full(1 + 2 * len(probe.labels), np.nan)
         losses = seen[..., 0].mean(axis=1)
         values = (
             validated[..., 1].mean(axis=1, keepdims=True),

@@ -136,6 +136,12 @@ def test_intervals_over_seeds_and_examples_hold_the_truth():
     assert held["seeds alone"] < 0.8 * 400
 
 
+def test_equal_predictions_are_no_certainty():
+    part = Part("gain, points", *points(np.zeros((5, 400))), above=0.0, seeds=5)
+    assert part.low < 0 < part.high and part.verdict == OPEN
+    assert part.high == pytest.approx(100 * 1.966 / 400, rel=1e-3)  # t of 399 degrees of freedom
+
+
 def test_an_accuracy_stays_within_its_bounds():
     mean, low, high = accuracy(np.ones((3, 50)))
     assert (mean, high) == (100, 100) and 90 < low < 99

@@ -77,11 +77,11 @@ def test_the_orders_follow_from_losses_and_accuracies(monkeypatch):
     accuracy = dict(zip(layouts.LAYOUTS, (90, 91, 95, 95.2, 93), strict=True))
 
     def generalisation(task, layout, seed):
-        return 0.01, np.tile([gaps[layout], 0.4], (layouts.SEEDS, 1))
+        return 0.01, np.tile(np.reshape([gaps[layout], 0.4], (2, 1, 1)), (1, layouts.SEEDS, 50))
 
     monkeypatch.setattr(layouts, "generalisation", generalisation)
     monkeypatch.setattr(
-        layouts, "capacity", lambda task, layout, seed: np.full(3, accuracy[layout])
+        layouts, "capacity", lambda task, layout, seed: np.full((3, 5000), accuracy[layout] / 100)
     )
     tiny(monkeypatch)
     evidence = layouts.test(Setting())
@@ -126,7 +126,16 @@ def test_the_gap_to_what_was_trained_on_is_none(monkeypatch):
     )
     seen = dataclasses.replace(digits, train=same, test=same)
     _, found = layouts.generalisation(seen, "CCTT", 0)
-    np.testing.assert_allclose(found[:, 0], 0, atol=1e-4)
+    assert found.shape == (2, layouts.SEEDS, layouts.VALIDATION)
+    np.testing.assert_allclose(found[0].mean(axis=1), 0, atol=1e-4)
+
+
+def test_a_rate_that_diverges_is_not_the_best(monkeypatch):
+    tiny(monkeypatch)
+    monkeypatch.setattr(layouts, "RATES", (1e30, 0.01))
+    digits = layouts.tasks.load("cifar10_3k")
+    rate, found = layouts.generalisation(digits, "CCTT", 0)
+    assert rate == 0.01 and np.isfinite(found).all()
 
 
 def tiny(monkeypatch):

@@ -88,9 +88,9 @@ def test_a_net_of_a_known_radius_is_measured_as_such(small):
     programs = compiled.Programs(lambda rngs: Oracle(4, rngs=rngs), train.Recipe())
     params = nnx.split(Oracle(4, rngs=nnx.Rngs(0)))[1]
     trained = training.Fit(programs, [params], 0.01, [], [])
-    found = reach.by_distance(trained, params, test)
-    assert found[1] == found[3] == 100.0
-    assert found[8] == pytest.approx(25.0, abs=8)
+    found = {d: scores.mean() for d, scores in reach.by_distance(trained, test).items()}
+    assert found[1] == found[3] == 1.0
+    assert found[8] == pytest.approx(0.25, abs=0.08)
     changes = [reach.change_from_beyond(trained, params, test, radius) for radius in (1, 4, 9)]
     assert changes[0] > 0.5
     assert changes[2] == 0
