@@ -223,7 +223,7 @@ def train_all(
     1.3 and 3.2 as one program of 5 runs, and 0.9 and 2.3 with a run on each core.
     """
     data = place(data)
-    if jax.default_backend() != "cpu":
+    if one_program():
         return train_together(programs, data, runs, validation=validation, on_steps=on_steps)
     # Compile before the threads start, or each would.
     state = programs.init(runs[0].learning_rate, len(runs[0].order), runs[0].seed)
@@ -237,12 +237,20 @@ def train_all(
         on_steps(steps)
 
     def one(run: Run) -> Trained | None:
+        left = len(run.order)
+
+        def done(steps: int) -> None:
+            nonlocal left
+            left -= steps
+            count(steps)
+
         try:
-            return train_one(programs, data, run, validation=validation, on_steps=count)
+            return train_one(programs, data, run, validation=validation, on_steps=done)
         except Diverged:
+            count(left)
             return None
 
-    with concurrent.futures.ThreadPoolExecutor(at_once()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         futures = [pool.submit(one, run) for run in runs]
         try:
             for future in concurrent.futures.as_completed(futures):
@@ -255,8 +263,10 @@ def train_all(
     return [future.result() for future in futures]
 
 
-def best_rate(trained: Sequence[Trained | None], rates: Sequence[float]) -> int:
-    """Which learning rate has the best mean validation accuracy over its runs.
+def best_rate(
+    trained: Sequence[Trained | None], rates: Sequence[float]
+) -> tuple[int, list[Trained]]:
+    """Which learning rate has the best mean validation accuracy over its runs, and these.
 
     The lower mean validation loss decides between equals. A rate of which a run diverged is none.
 
@@ -268,16 +278,17 @@ def best_rate(trained: Sequence[Trained | None], rates: Sequence[float]) -> int:
       Diverged: none is left.
     """
     count = len(trained) // len(rates)
-    means = {}
+    ended, means = {}, {}
     for i in range(len(rates)):
-        scores = [run.validation for run in trained[i * count : (i + 1) * count] if run is not None]
-        if len(scores) == count:
-            accuracy, loss = np.mean(scores, axis=0)
+        ended[i] = [run for run in trained[i * count : (i + 1) * count] if run is not None]
+        if len(ended[i]) == count:
+            accuracy, loss = np.mean([run.validation for run in ended[i]], axis=0)
             means[i] = accuracy, -loss
     if not means:
         tried = ", ".join(f"{rate:g}" for rate in rates)
         raise Diverged(f"learning_rates={tried}: expected a finite loss, each diverged")
-    return max(means, key=means.__getitem__)
+    best = max(means, key=means.__getitem__)
+    return best, ended[best]
 
 
 def cores() -> int:
@@ -287,9 +298,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def at_once() -> int:
-    """How many runs `train_all` trains at the same time, each apart from the others."""
-    return cores() if jax.default_backend() == "cpu" else 1
+def one_program() -> bool:
+    """Whether `train_all` trains all runs together."""
+    return jax.default_backend() != "cpu"
+
+
+def at_once(count: int) -> int:
+    """How many of so many runs `train_all` trains at the same time."""
+    return count if one_program() else min(cores(), count)
 
 
 def check_memory(params: int, runs: int, *, called: str) -> None:
@@ -301,7 +317,7 @@ def check_memory(params: int, runs: int, *, called: str) -> None:
     there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if there is None and hasattr(os, "sysconf"):
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    together = min(runs, at_once()) if jax.default_backend() == "cpu" else runs
+    together = at_once(runs)
     if there is not None and BYTES * params * together > there:
         raise UsageError(
             f"{called}: {params:,} parameters need {BYTES * params * together / 2**30:,.0f} GiB "

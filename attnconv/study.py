@@ -132,14 +132,13 @@ def run_cell(
     data, validation = (train.Data(s.inputs, s.labels) for s in (task.train, task.validation))
     try:
         trained = train_runs(programs, data, grid, validation=validation)
-        chosen = runs.best_rate(trained, config.learning_rates)
+        chosen, kept = runs.best_rate(trained, config.learning_rates)
     except UsageError as error:
         raise UsageError(f"{cell.model} at train_size={cell.train_size}: {error}") from None
     picked = range(chosen * config.seeds, (chosen + 1) * config.seeds)
 
     test = train.Data(task.test.inputs, task.test.labels)
-    kept = [run.params for run in trained[picked.start : picked.stop] if run is not None]
-    predicted = np.stack([compiled.judged(programs, params, test)[0] for params in kept])
+    predicted = np.stack([compiled.judged(programs, run.params, test)[0] for run in kept])
     path = results.predictions_path(out, cell.model, cell.train_size)
     results.write_predictions(path, predicted)
     found, of = compiled.right(predicted, task.test.labels, writes=programs.writes)

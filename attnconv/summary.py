@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from attnconv import compiled, environment, models, results, runs, stats, tasks
@@ -79,8 +78,6 @@ def summary(
             ),
         }
 
-    one_program = jax.default_backend() != "cpu"
-    count = config.seeds * len(config.learning_rates)
     return {
         "task": {
             "name": task.name,
@@ -100,8 +97,8 @@ def summary(
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "environment": environment.describe(),
         "seconds": sum(row["seconds"] for row in rows),
-        "runs_at_once": count if one_program else min(runs.at_once(), count),
-        "one_program": one_program,
+        "runs_at_once": runs.at_once(config.seeds * len(config.learning_rates)),
+        "one_program": runs.one_program(),
         "metric": METRICS[task.spec.output],
         "confidence": CONFIDENCE,
         "cells": [cell_summary(cell) for cell in cells],

@@ -24,7 +24,11 @@ from attnconv.report import claims as report
 from experiments import common
 
 flags.DEFINE_list("only", [], "The claims to test. Default: all.")
-flags.DEFINE_boolean("resume", True, "Keep the verdicts that are in --out; --noresume: test again.")
+flags.DEFINE_boolean(
+    "resume",
+    True,
+    "Keep the verdicts that are in --out; --noresume: test again, and remove those of other seeds.",
+)
 flags.DEFINE_boolean("docs", False, "Write docs/claims.md and its figures too.")
 for name in ("data_dir", "list", "out", "seed"):
     flags.declare_key_flag(name)
@@ -57,28 +61,30 @@ def main() -> None:
     path = out / "claims.json"
     with results.making(out):
         stored = results.read_object(path) if path.exists() else {}
-    for name, kept in stored.items():
-        if not isinstance(kept, dict) or not set(kept) >= RECORDED:
-            raise UsageError(
-                f"{path}: expected {', '.join(sorted(RECORDED))} of each, {name} lacks some"
-            )
+    broken = [k for k, v in stored.items() if not isinstance(v, dict) or not set(v) >= RECORDED]
+    if broken and FLAGS.resume:
+        raise UsageError(
+            f"{path}: expected {', '.join(sorted(RECORDED))} of each, {broken[0]} lacks some: name "
+            f"another --out, or --noresume to begin again"
+        )
     mark = {"seed": FLAGS.seed, "version": attnconv.__version__}
-    others = [kept for kept in stored.values() if any(kept[key] != mark[key] for key in mark)]
+    others = [v for v in stored.values() if any(v[key] != mark[key] for key in mark if not broken)]
     if others and FLAGS.resume:
         raise UsageError(
             f"{out}: holds claims of seed {others[0]['seed']} and version "
             f"{others[0]['version']}, not {mark['seed']} and {mark['version']}: expected another "
             f"--out, or --noresume to begin again"
         )
-    stored = {} if others else stored
-    shown = {*stored, *(claim.name for claim in chosen)} - {*lacking}
+    stored = {} if others or broken else stored
+    shown = {*stored, *(claim.name for claim in chosen if claim.name not in lacking)}
     if FLAGS.docs and (absent := set(claims.CLAIMS) - shown):
         raise UsageError(f"docs: expected all claims, {min(absent)} is not there")
     for claim in chosen:
-        if claim.name in lacking:
+        kept = FLAGS.resume and claim.name in stored
+        if claim.name in lacking and not kept:
             print(f"{claim.name:<20} not run: needs {', '.join(lacking[claim.name])} in --data_dir")
             continue
-        if not FLAGS.resume or claim.name not in stored:
+        if not kept:
             began = time.perf_counter()
             print(f"{claim.name:<20} {claim.statement}", flush=True)
             evidence = claim.test(setting)

@@ -19,7 +19,7 @@ flags.DEFINE_list(
     [],
     "The families to compare. Default: all that can do the task. Where each vector has a label, "
     "cnn:33, neighborhood:33 and attention:33 see a window of 33 positions; without a number cnn "
-    "and neighborhood see 17, the others all.",
+    "and neighborhood see 17, attention and hybrid all.",
 )
 flags.DEFINE_list("train_sizes", ["all"], "Numbers of training examples, or all.")
 flags.DEFINE_integer("seeds", 5, "How many seeds: initial weights, training subset, batch order.")

@@ -200,10 +200,13 @@ def test_the_best_rate_is_that_of_the_best_mean_of_runs_that_all_ended():
         return runs.Trained({}, compiled.Score(0, 0), compiled.Score(accuracy, loss), 1.0)
 
     worse, equal, better = ended(0.5, 1.0), ended(0.7, 1.0), ended(0.7, 0.9)
-    assert runs.best_rate([worse, equal, better], [1.0, 2.0, 3.0]) == 2
-    assert runs.best_rate([better, equal, worse], [1.0, 2.0, 3.0]) == 0
-    assert runs.best_rate([worse, better, equal, equal], [1.0, 2.0]) == 1
-    assert runs.best_rate([better, None, worse, worse], [1.0, 2.0]) == 1, "one of its runs diverged"
+    assert runs.best_rate([worse, equal, better], [1.0, 2.0, 3.0])[0] == 2
+    assert runs.best_rate([better, equal, worse], [1.0, 2.0, 3.0])[0] == 0
+    assert runs.best_rate([worse, better, equal, equal], [1.0, 2.0])[0] == 1
+    assert runs.best_rate([better, None, worse, worse], [1.0, 2.0])[0] == 1, (
+        "one of its runs diverged"
+    )
+    assert runs.best_rate([worse, equal], [1.0]) == (0, [worse, equal])
     with pytest.raises(runs.Diverged, match=r"learning_rates=1, 2: expected a finite loss, each"):
         runs.best_rate([None, better, None, None], [1.0, 2.0])
 

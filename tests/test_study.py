@@ -363,7 +363,7 @@ def test_what_the_summary_says_of_the_task(own):
     assert summary["task"]["padded"] and not summary["task"]["graph"]
     windows = {cell["model"]: cell["window"] for cell in summary["cells"]}
     assert windows == dict.fromkeys(config.models) | ({"cnn:9": 9} if output == "labels" else {})
-    assert summary["runs_at_once"] == min(2, runs.at_once()) and not summary["one_program"]
+    assert summary["runs_at_once"] == runs.at_once(2) and not summary["one_program"]
 
 
 def test_scores_of_examples_have_the_spread_of_a_ratio_of_sums():

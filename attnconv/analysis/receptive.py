@@ -1,6 +1,5 @@
 """Receptive fields: what an output may depend on, and how much it does depend on each of it."""
 
-import operator
 from collections.abc import Callable, Sequence
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnconv.errors import UsageError
+from attnconv.functional.windows import each
 
 
 def theoretical(
@@ -129,7 +129,7 @@ def _marginals(field: Array) -> list[Array]:
 
 
 def _each(name: str, value: int | Sequence[int], layers: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, Sequence) else (operator.index(value),) * layers
+    values = each(name, value, layers)
     if len(values) != layers or any(v < 1 for v in values):
         raise UsageError(
             f"{name}: expected a positive int, or one for each of the {layers} layers, "

@@ -235,7 +235,7 @@ def generalisation(
     # Compile before the threads start, or each would.
     follow(programs, placed, run(RATES[0], seed, steps=1), [_first(data, 1)], every=1)
     grid = list(itertools.product(RATES, range(seed, seed + SEEDS)))
-    with concurrent.futures.ThreadPoolExecutor(runs.at_once()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(runs.cores()) as pool:
         found = np.array(list(pool.map(one, *zip(*grid, strict=True))))
     found = found.reshape(len(RATES), SEEDS, -1)
     best = int(np.argmax(np.nan_to_num(found[:, :, 0].mean(axis=1), nan=-np.inf)))

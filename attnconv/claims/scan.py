@@ -92,7 +92,7 @@ def exact_match(task: tasks.Task, seeds: Sequence[int]) -> list[Shaped[np.ndarra
             for on in (validation, test)
         ]
 
-    with concurrent.futures.ThreadPoolExecutor(runs.at_once()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(runs.cores()) as pool:
         found = list(pool.map(of, seeds))
     return [np.stack(right) for right in zip(*found, strict=True)]
 

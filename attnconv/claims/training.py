@@ -74,8 +74,7 @@ def fit(
 
     grid = [runs.Run(rate, seed, order(seed)) for rate in rates for seed in seeds]
     trained = runs.train_all(programs, data, grid, validation=validation)
-    best = runs.best_rate(trained, rates)
-    kept = [run for run in trained[best * len(seeds) : (best + 1) * len(seeds)] if run is not None]
+    best, kept = runs.best_rate(trained, rates)
     return Fit(
         programs,
         [t.params for t in kept],

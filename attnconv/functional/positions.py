@@ -1,13 +1,12 @@
 """What a position adds: vectors to add to the inputs, a rotation of queries and keys, or a bias."""
 
 import math
-import operator
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from attnconv.functional import windows
 from attnconv.lowering import promotion
 
 
@@ -198,7 +197,7 @@ def grid(shape: int | Sequence[int]) -> Int[Array, "V axes"]:
            [1, 0],
            [1, 1]], dtype=int32)
     """
-    sizes = tuple(shape) if isinstance(shape, Sequence | np.ndarray) else (operator.index(shape),)
+    sizes = windows.each("shape", shape, 1)
     return jnp.stack(jnp.unravel_index(jnp.arange(math.prod(sizes)), sizes), axis=-1)
 
 

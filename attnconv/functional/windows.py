@@ -29,17 +29,26 @@ def per_axis(name: str, value: PerAxis, rank: int) -> tuple[int, ...]:
     Raises:
       ValueError: another number of ints, or one below 1.
     """
-    each = value if isinstance(value, Sequence | np.ndarray) else (value,) * rank
-    try:
-        values = tuple(map(operator.index, each))
-    except TypeError:
-        values = ()
+    values = each(name, value, rank)
     if len(values) != rank or any(v < 1 for v in values):
         raise UsageError(
             f"{name}: expected a positive int, or one for each of the {rank} window axes, "
             f"came {value!r}"
         )
     return values
+
+
+def each(name: str, value: PerAxis, count: int) -> tuple[int, ...]:
+    """The ints that were given, or as many of the one.
+
+    Raises:
+      ValueError: what is no int.
+    """
+    given = value if isinstance(value, Sequence | np.ndarray) else (value,) * count
+    try:
+        return tuple(map(operator.index, given))
+    except TypeError:
+        raise UsageError(f"{name}: expected an int, or several, came {value!r}") from None
 
 
 def place(

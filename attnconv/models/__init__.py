@@ -92,7 +92,9 @@ def refusal(name: str, spec: Spec) -> str | None:
 
 
 def window(name: str, spec: Spec) -> int | None:
-    """Positions that an output sees where each vector has a label; None for all, and elsewhere.
+    """Positions that an output sees through a window, where each vector has a label.
+
+    None where there is no such window: all are seen, or itself alone (mlp), or what edges join.
 
     >>> tags = Spec((40,), 3, "labels", vocabulary=99)
     >>> [window(name, tags) for name in ("cnn", "cnn:33", "attention")]

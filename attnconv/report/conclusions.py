@@ -200,10 +200,11 @@ def _held_out(summary: Summary) -> list[str]:
     part = summary["config"].get("hold_out")
     if part is None:
         return []
+    tuned = len(summary["config"]["learning_rates"]) > 1
+    chosen = ", and the learning rate is chosen on others" if tuned else ""
     return [
-        f"The test split is the examples whose name contains {part!r}, and the learning rate is "
-        f"chosen on others: the intervals are for more examples like these, and say nothing of "
-        f"other groups that could be held out."
+        f"The test split is the examples whose name contains {part!r}{chosen}: the intervals are "
+        f"for more examples like these, and say nothing of other groups that could be held out."
     ]
 
 

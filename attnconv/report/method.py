@@ -50,7 +50,7 @@ def about(summary: Summary) -> list[tuple[str, str]]:
 
 def _held_out(summary: Summary) -> str:
     part = summary["config"].get("hold_out")
-    return "" if part is None else f", whose name contains {part!r}"
+    return "" if part is None else f" whose name contains {part!r}"
 
 
 def _seeds(summary: Summary) -> int:
@@ -70,7 +70,7 @@ def _splits(summary: Summary) -> str:
     return (
         f"Splits. The models are trained on {', '.join(map(values.count, sizes))} of "
         f"{task['train']:,} training examples; {task['validation']:,} validation examples {use}, "
-        f"and {task['test']:,} test examples{_held_out(summary)}, are read once{by}. "
+        f"and {task['test']:,} test examples{_held_out(summary)} are read once{by}. "
         f"Scores are {summary['metric']} {of}, in percent{averaged}{counts}."
     )
 

@@ -20,7 +20,8 @@ _KNOWN = {
 def known(summary: Summary) -> list[str]:
     """A sentence with its source where something is known of the task, as it is by default.
 
-    Other fields, another test split and fewer training examples make another task of the same name.
+    Other fields, another test split, fewer training examples and what is no text make another task
+    of the same name.
 
     >>> task = {"name": "scan/length:1.1.1", "vocabulary": 16, "train": 90}
     >>> known({"task": task, "config": {}, "cells": [{"train_size": 90}]})[0][:34]

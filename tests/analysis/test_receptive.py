@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -39,6 +40,13 @@ def test_the_theoretical_field_spans_what_an_output_reaches(windows, strides, di
 def test_one_number_for_each_layer(bad):
     with pytest.raises(UsageError, match=next(iter(bad))):
         theoretical([3, 3], **bad)
+
+
+def test_numbers_of_numpy_are_numbers(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    assert theoretical(np.array([3, 3]), strides=np.int64(2), dilations=np.array([1, 2])) == 11
+    with pytest.raises(UsageError, match=r"strides: expected an int, or several, came 2.0"):
+        theoretical([3, 3], strides=2.0)
 
 
 @pytest.mark.parametrize("at", [(4,), (-1,), (), (0, 0)])

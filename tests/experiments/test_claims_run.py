@@ -220,6 +220,8 @@ def test_a_broken_file_of_verdicts(fakes, run, content, message):
     with pytest.raises(UsageError, match=message):
         run()
     assert times_tested(fakes) == [0, 0, 0]
+    if "seed" in content:
+        assert list(run("--noresume")) == ["first", "second"]
 
 
 def test_a_folder_that_cannot_be_made(fakes, run):
@@ -262,7 +264,14 @@ def test_docs_are_written_where_they_are_asked_for(fakes, run, monkeypatch, tmp_
     assert list((tmp_path / "docs").iterdir()) == []
     with pytest.raises(UsageError, match="docs: expected all claims, second is not there"):
         run("--only=first", "--docs")
-    monkeypatch.delitem(claims.CLAIMS, "third")
-    run("--only=second", "--docs")
+    with pytest.raises(UsageError, match="docs: expected all claims, third is not there"):
+        run("--docs")
+    folder = tmp_path / "sets" / "tiny" / "set" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text("{}")
+    run(f"--data_dir={tmp_path / 'sets'}")
+    before = times_tested(fakes)
+    run("--docs")
+    assert times_tested(fakes) == before, "what is there needs no data"
     names = {path.name for path in (tmp_path / "docs").iterdir()}
-    assert names == {"claims.md", "claims-first.svg", "claims-second.svg"}
+    assert names == {"claims.md", *(f"claims-{name}.svg" for name in ("first", "second", "third"))}

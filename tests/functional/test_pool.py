@@ -179,7 +179,7 @@ X = jnp.zeros((2, 8, 8, 4))
         (r"image smaller than the kernel: .* \(9, 2\) .*, came \(8, 8\)", {"window": (9, 2)}),
         (r"window: expected a positive int, .*, came \(0, 2\)", {"window": (0, 2)}),
         ("stride: expected a positive int, .*, came 0", {"stride": 0}),
-        ("stride: expected a positive int, .*, came 2.0", {"stride": 2.0}),
+        ("stride: expected an int, or several, came 2.0", {"stride": 2.0}),
         (r"window: expected one number for each spatial axis, came 2", {"window": 2}),
         ("unknown padding 'SANE'; did you mean 'SAME'", {"padding": "SANE"}),
         (r"padding: expected less than the window \(2, 2\) .*, came \(\(2, 2\)", {"padding": 2}),

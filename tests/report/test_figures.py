@@ -40,6 +40,7 @@ def test_words_in_the_figures(summary, tmp_path):
     assert {"digits", "Training examples", "Test accuracy, %", "100", "1167"} <= set(sizes)
     assert [name for name in sizes if name in ("mlp", "cnn", "hybrid")] == ["cnn", "hybrid", "mlp"]
     assert {"Parameters (equal within 0.0%)", "FLOPs, forward", "Seconds of training"} <= set(costs)
+    assert "established, in the colour of the model ahead" in differences
     assert {"mlp − cnn", "cnn − hybrid", "1167 training examples"} <= set(differences)
 
 

@@ -182,7 +182,13 @@ def test_no_better_than_the_most_frequent_class(make_summary):
 def test_who_was_held_out(make_summary):
     scores = {("cnn", 10): (0.9, 0.8, 0.95)}
     sentence = found(make_summary(scores, config={"hold_out": "_jackson_"}), "The test split is")
-    assert "whose name contains '_jackson_'" in sentence
+    assert sentence.startswith(
+        "The test split is the examples whose name contains '_jackson_', and the learning rate is "
+        "chosen on others: the"
+    )
+    config = {"hold_out": "_jackson_", "learning_rates": [0.01]}
+    sentence = found(make_summary(scores, config=config), "The test split is")
+    assert "whose name contains '_jackson_': the intervals" in sentence
 
 
 def test_rates_at_the_edge_are_listed_once(make_summary):

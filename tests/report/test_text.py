@@ -57,6 +57,10 @@ def test_markdown_says_how_it_was_measured(summary, make_summary):
     alone = text.markdown(make_summary({("cnn", 10): (0.5, 0.4, 0.6)}, seeds=1))
     assert "hold together" not in alone
     assert "with one seed the spread of training is not in the interval" in alone
+    assert (
+        "270 validation examples choose the learning rate, and 360 test examples are read once, by "
+        "the runs with the chosen learning rate. Scores"
+    ) in written
     assert "averaged over seeds" in written and "averaged over" not in alone
     assert "where 2 runs shared it" in written and "Smyth 2004)" in written
 
