@@ -68,14 +68,15 @@ def main() -> None:
             f"another --out, or --noresume to begin again"
         )
     mark = {"seed": FLAGS.seed, "version": attnconv.__version__}
-    others = [v for v in stored.values() if any(v[key] != mark[key] for key in mark if not broken)]
+    stored = {} if broken else stored
+    others = [kept for kept in stored.values() if any(kept[key] != mark[key] for key in mark)]
     if others and FLAGS.resume:
         raise UsageError(
             f"{out}: holds claims of seed {others[0]['seed']} and version "
             f"{others[0]['version']}, not {mark['seed']} and {mark['version']}: expected another "
             f"--out, or --noresume to begin again"
         )
-    stored = {} if others or broken else stored
+    stored = {} if others else stored
     shown = {*stored, *(claim.name for claim in chosen if claim.name not in lacking)}
     if FLAGS.docs and (absent := set(claims.CLAIMS) - shown):
         raise UsageError(f"docs: expected all claims, {min(absent)} is not there")

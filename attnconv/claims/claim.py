@@ -175,7 +175,7 @@ def accuracy(right: Shaped[np.ndarray, "R E"]) -> tuple[float, float, float]:
 def points(more: Float[np.ndarray, "R E"]) -> tuple[float, float, float]:
     """A difference of accuracies in points, paired by seed and test example.
 
-    Its interval is over both, `stats.difference_interval`.
+    Its interval is over both, `stats.difference_interval`, with one example more undecided.
     """
     return _percent(stats.difference_interval(more, undecided=1.0, confidence=CONFIDENCE))
 
