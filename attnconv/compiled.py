@@ -1,5 +1,6 @@
 """The compiled functions of a model: how it starts, trains and is judged."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Programs:
       init_all, advance_all: the same for several runs as one program, data and count shared.
       scores: `(params, inputs) -> scores [B, *vectors, classes]` of a model that writes none.
       judge: `(params, batch) -> (predicted labels, losses of each label)`.
+      model: `(params) -> model`, not compiled.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class Programs:
         augment: Callable[[Array, Array], Array] | None = None,
     ):
         shapes: Any = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
-        graph, _ = nnx.split(shapes)
+        model = functools.partial(nnx.merge, nnx.graphdef(shapes))
         self.recipe = recipe
         self.writes = hasattr(shapes, "predict")
         # Under `vmap` over runs all lengths would be computed, and on an accelerator they are.
@@ -71,7 +73,7 @@ class Programs:
             )
 
         def scored(params: chex.ArrayTree, inputs: Array, *taught: Array, **options: Any) -> Array:
-            scores = nnx.merge(graph, cast(params))(cast(inputs), *taught, **options)
+            scores = model(cast(params))(cast(inputs), *taught, **options)
             return scores.astype(jnp.float32)
 
         def losses(params: chex.ArrayTree, batch: Data, smoothing: float) -> tuple[Array, Array]:
@@ -117,8 +119,10 @@ class Programs:
 
         def judge(params: chex.ArrayTree, batch: Data) -> tuple[Array, Array]:
             scores, of_labels = losses(params, batch, 0.0)
-            model: Any = nnx.merge(graph, cast(params))
-            predicted = model.predict(cast(batch.inputs)) if self.writes else scores.argmax(-1)
+            if self.writes:
+                predicted = model(cast(params)).predict(cast(batch.inputs))
+            else:
+                predicted = scores.argmax(-1)
             return predicted.astype(jnp.int32), of_labels
 
         self.init = jax.jit(init)
@@ -127,6 +131,7 @@ class Programs:
         self.advance_all = jax.jit(jax.vmap(advance, in_axes=(0, None, 0, None)), donate_argnums=0)
         self.scores = jax.jit(scored)
         self.judge = jax.jit(judge)
+        self.model = model
 
 
 def judged(programs: Programs, params: chex.ArrayTree, data: Data) -> tuple[np.ndarray, np.ndarray]:

@@ -109,9 +109,17 @@ def main() -> None:
 
 def record(claim: claims.Claim, evidence: claims.Evidence) -> dict[str, Any]:
     """A claim with its evidence and verdict, as JSON values."""
-    found = dataclasses.asdict(evidence)
-    for part, of in zip(evidence.parts, found["parts"], strict=True):
-        of["verdict"] = part.verdict
+    parts = [
+        {
+            "what": part.what,
+            **part.measured._asdict(),
+            "above": part.above,
+            "below": part.below,
+            "verdict": part.verdict,
+        }
+        for part in evidence.parts
+    ]
+    found = {**dataclasses.asdict(evidence), "parts": parts}
     told = {key: getattr(claim, key) for key in ABOUT}
     return {**told, "verdict": evidence.verdict, **found}
 

@@ -1,5 +1,6 @@
 """How far the heads of a vision transformer look, layer by layer."""
 
+import functools
 from collections.abc import Sequence
 
 import chex
@@ -9,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from attnconv import compiled, tasks
 from attnconv import functional as F
-from attnconv import tasks
 from attnconv.analysis.distance import attention_distance
 from attnconv.claims.claim import (
     Claim,
@@ -20,12 +21,10 @@ from attnconv.claims.claim import (
     Series,
     Setting,
     accuracy,
-    interval,
     over_seeds,
 )
-from attnconv.claims.training import fit
+from attnconv.claims.training import fit, splits
 from attnconv.nn import Conv, EncoderBlock, Linear, PositionEmbedding
-from attnconv.train import Data
 
 SEEDS, STEPS, RATES = 3, 1500, (0.001, 0.003)
 EXAMPLES, PROBE = 10_000, 256
@@ -76,91 +75,41 @@ class ViT(nnx.Module):
 
 def test(setting: Setting) -> Evidence:
     mnist = tasks.load("mnist", data_dir=setting.data_dir, seed=setting.seed)
-    train, validation, probe = (
-        Data(s.inputs, s.labels) for s in (mnist.train, mnist.validation, mnist.test)
-    )
+    train, validation, probe = splits(mnist)
     height, wide = (side // PATCH for side in train.inputs.shape[1:3])
-    grid = (height, wide)
-
-    def make(*, rngs: nnx.Rngs) -> ViT:
-        return ViT(grid, rngs=rngs)
-
-    seeds = range(setting.seed, setting.seed + SEEDS)
     trained = fit(
-        make,
+        functools.partial(ViT, (height, wide)),
         train,
         validation,
         steps=STEPS,
         rates=RATES,
-        seeds=seeds,
+        seeds=range(setting.seed, setting.seed + SEEDS),
         subset=lambda seed: mnist.subset(EXAMPLES, seed=seed),
     )
-    start = [trained.programs.init(RATES[0], STEPS, seed).params for seed in seeds]
-    images = jnp.asarray(probe.inputs[:PROBE])
-    graph = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))[0]
-
-    @jax.jit
-    def distances(params: chex.ArrayTree) -> Array:
-        return jax.vmap(lambda w: attention_distance(w, grid))(
-            nnx.merge(graph, params).weights(images)
-        )
-
     count = height * wide
-    even = float(attention_distance(jnp.full((1, 1, count, count), 1 / count), grid)[0])
-    # [seeds, blocks, heads], the heads of each block from the nearest to the farthest.
+    even = float(attention_distance(jnp.full((1, 1, count, count), 1 / count), (height, wide))[0])
     before, after = (
-        np.sort([np.asarray(distances(p)) for p in params], axis=-1) / even
-        for params in (start, trained.params)
+        distances(trained.programs, params, probe.inputs[:PROBE], (height, wide)) / even
+        for params in (trained.untrained, trained.params)
     )
-    parts = [
-        Part(
-            "mean distance in the last layer minus that in the first, / even",
-            *over_seeds(after[:, -1].mean(-1) - after[:, 0].mean(-1)),
-            seeds=SEEDS,
-            above=0.0,
-        ),
-        Part(
-            "first layer, nearest head: distance / even",
-            *over_seeds(after[:, 0, 0]),
-            seeds=SEEDS,
-            below=LOCAL,
-        ),
-        Part(
-            "first layer, farthest head: distance / even",
-            *over_seeds(after[:, 0, -1]),
-            seeds=SEEDS,
-            above=GLOBAL,
-        ),
-        Part(
-            "last layer, nearest head: distance / even",
-            *over_seeds(after[:, -1, 0]),
-            seeds=SEEDS,
-            above=GLOBAL,
-        ),
-    ]
     rows = [
-        [
-            name,
-            str(layer + 1),
-            *(interval(*over_seeds(values), 2) for values in columns(found, layer)),
-        ]
+        [name, str(layer + 1), *(over_seeds(values).text(2) for values in columns(found, layer))]
         for name, found in (("untrained", before), ("trained", after))
         for layer in range(BLOCKS)
     ]
     layers = list(range(1, BLOCKS + 1))
-    series = []
-    for name, found, column in (
-        ("trained: farthest head", after, 2),
-        ("trained: mean", after, 1),
-        ("trained: nearest head", after, 0),
-        ("untrained: mean", before, 1),
-    ):
-        spread = [over_seeds(columns(found, layer)[column]) for layer in range(BLOCKS)]
-        y, low, high = zip(*spread, strict=True)
-        series.append(Series(name, layers, y, low, high))
-    right = interval(*accuracy(trained.right(probe)))
+    series = [
+        Series.of(name, layers, (over_seeds(columns(found, i)[column]) for i in range(BLOCKS)))
+        for name, found, column in (
+            ("trained: farthest head", after, 2),
+            ("trained: mean", after, 1),
+            ("trained: nearest head", after, 0),
+            ("untrained: mean", before, 1),
+        )
+    ]
+    right = accuracy(trained.right(probe)).text()
     return Evidence(
-        parts,
+        judged(after),
         ["net", "layer", "nearest head", "mean", "farthest head"],
         rows,
         Figure("layer", "distance / that of even attention", series),
@@ -171,7 +120,39 @@ def test(setting: Setting) -> Evidence:
     )
 
 
-def columns(found: Float[np.ndarray, "seeds L N"], layer: int) -> Sequence[np.ndarray]:
+def distances(
+    programs: compiled.Programs,
+    params: Sequence[chex.ArrayTree],
+    images: Float[np.ndarray, "B H W 1"],
+    grid: tuple[int, int],
+) -> Float[np.ndarray, "R L N"]:
+    """Of each seed, block and head, in patches, those of a block from the nearest head on."""
+
+    @jax.jit
+    def of_heads(params: chex.ArrayTree, images: Array) -> Array:
+        weights = programs.model(params).weights(images)
+        return jax.vmap(lambda w: attention_distance(w, grid))(weights)
+
+    return np.sort([np.asarray(of_heads(p, jnp.asarray(images))) for p in params], axis=-1)
+
+
+def judged(found: Float[np.ndarray, "R L N"]) -> list[Part]:
+    """What the claim says of `distances`, as parts of that of even attention."""
+    mean, near, far = found.mean(-1), found[..., 0], found[..., -1]
+    last_farther = over_seeds(mean[:, -1] - mean[:, 0])
+    return [
+        Part(
+            "mean distance in the last layer minus that in the first, / even",
+            last_farther,
+            above=0.0,
+        ),
+        Part("first layer, nearest head: distance / even", over_seeds(near[:, 0]), below=LOCAL),
+        Part("first layer, farthest head: distance / even", over_seeds(far[:, 0]), above=GLOBAL),
+        Part("last layer, nearest head: distance / even", over_seeds(near[:, -1]), above=GLOBAL),
+    ]
+
+
+def columns(found: Float[np.ndarray, "R L N"], layer: int) -> Sequence[np.ndarray]:
     """Of the heads of a layer: the nearest, the mean and the farthest, for each seed."""
     heads = found[:, layer]
     return heads[:, 0], heads.mean(-1), heads[:, -1]

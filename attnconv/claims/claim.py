@@ -1,9 +1,9 @@
 """What a claim is, the evidence that an experiment gives, and the rule that makes it a verdict."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -15,60 +15,80 @@ HOLDS, FAILS, OPEN = "holds", "does not hold here", "not decided"
 CONFIDENCE = 0.95
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One quantity with its interval, and where the claim says it lies.
+class Measured(NamedTuple):
+    """A number, and the interval in which repetitions leave it.
 
     Attributes:
-      what: the quantity, with its unit.
-      estimate: of it.
+      estimate: the number.
       low: the lower end of the interval.
       high: the upper end; all three are equal where nothing is drawn at random.
-      above: the claim says that it lies above this; None: it says nothing of the kind.
-      below: or below that.
       seeds: that were drawn for it.
     """
 
-    what: str
     estimate: float
     low: float
     high: float
-    above: float | None = None
-    below: float | None = None
     seeds: int = 1
 
+    def text(self, digits: int = 1) -> str:
+        """As the tables show it.
+
+        >>> Measured(98.94, 98.0, 99.5).text()
+        '98.9 [98.0, 99.5]'
+        """
+        return f"{self.estimate:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One quantity, and where the claim says it lies.
+
+    Attributes:
+      what: the quantity, with its unit.
+      measured: it, with its interval.
+      above: the claim says that it lies above this; None: it says nothing of the kind.
+      below: or below that.
+    """
+
+    what: str
+    measured: Measured
+    above: float | None = None
+    below: float | None = None
+
     def __post_init__(self) -> None:
-        if self.low < self.high and self.seeds < 2:
+        if self.measured.low < self.measured.high and self.measured.seeds < 2:
             raise ValueError(f"{self.what}: expected the number of seeds of an interval")
 
     @property
     def verdict(self) -> str:
         """HOLDS where all of the interval lies where the claim says, FAILS where none of it does.
 
-        >>> Part("gap", 3.0, 1.0, 5.0, above=0.0, seeds=5).verdict
+        >>> Part("gap", Measured(3.0, 1.0, 5.0, seeds=5), above=0.0).verdict
         'holds'
-        >>> Part("gap", 3.0, -1.0, 7.0, above=0.0, seeds=5).verdict
+        >>> Part("gap", Measured(3.0, -1.0, 7.0, seeds=5), above=0.0).verdict
         'not decided'
         """
         least = -np.inf if self.above is None else self.above
         most = np.inf if self.below is None else self.below
-        if not np.isfinite([self.estimate, self.low, self.high]).all():
+        estimate, low, high, _ = self.measured
+        if not np.isfinite([estimate, low, high]).all():
             return OPEN
-        if least < self.low and self.high < most:
+        if least < low and high < most:
             return HOLDS
-        return FAILS if self.high <= least or most <= self.low else OPEN
+        return FAILS if high <= least or most <= low else OPEN
 
     def widened(self, count: int) -> "Part":
         """With an interval as wide as if it were one of so many that hold together (Bonferroni).
 
         By the t quantiles of the seeds alone: least favourable where examples are a sample too.
         """
-        if self.seeds == 1 or count < 2:
+        estimate, low, high, seeds = self.measured
+        if seeds == 1 or count < 2:
             return self
         tail = (1 - CONFIDENCE) / 2
-        wider = float(t.isf(tail / count, self.seeds - 1) / t.isf(tail, self.seeds - 1))
-        low, high = (self.estimate + wider * (end - self.estimate) for end in (self.low, self.high))
-        return dataclasses.replace(self, low=low, high=high)
+        wider = float(t.isf(tail / count, seeds - 1) / t.isf(tail, seeds - 1))
+        low, high = (estimate + wider * (end - estimate) for end in (low, high))
+        return dataclasses.replace(self, measured=Measured(estimate, low, high, seeds))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +100,12 @@ class Series:
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+
+    @classmethod
+    def of(cls, name: str, x: Sequence[Any], measured: Iterable[Measured]) -> "Series":
+        """One with intervals."""
+        y, low, high, _ = zip(*measured, strict=True)
+        return cls(name, x, y, low, high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +140,7 @@ class Evidence:
 
         Of many things that are measured one may lie elsewhere by chance.
         """
-        drawn = sum(part.low < part.high for part in self.parts)
+        drawn = sum(part.measured.low < part.measured.high for part in self.parts)
         if any(part.widened(drawn).verdict == FAILS for part in self.parts):
             return FAILS
         return HOLDS if {part.verdict for part in self.parts} == {HOLDS} else OPEN
@@ -149,50 +175,48 @@ class Claim:
     needs: tuple[str, ...] = ()
 
 
-def over_seeds(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """The mean of independent repetitions, and the ends of its t interval.
+def exactly(value: float) -> Measured:
+    """What nothing is drawn at random for, or the worst of what is drawn."""
+    return Measured(value, value, value)
+
+
+def over_seeds(values: Sequence[float] | np.ndarray) -> Measured:
+    """The mean of independent repetitions, with its t interval.
 
     >>> over_seeds([1.0, 2.0, 3.0])
-    (2.0, -0.484..., 4.484...)
+    Measured(estimate=2.0, low=-0.484..., high=4.484..., seeds=3)
     """
     numbers = np.asarray(values, float)
     mean = float(numbers.mean())
     half = sem(numbers) * t.isf((1 - CONFIDENCE) / 2, len(numbers) - 1)
-    return mean, float(mean - half), float(mean + half)
+    return Measured(mean, float(mean - half), float(mean + half), len(numbers))
 
 
-def accuracy(right: Shaped[np.ndarray, "R E"]) -> tuple[float, float, float]:
+def accuracy(right: Shaped[np.ndarray, "R E"]) -> Measured:
     """In percent, with an interval over seeds and test examples, `stats.mean_intervals`.
 
     >>> accuracy(np.ones((5, 400)))
-    (100.0, 99.04..., 100.0)
+    Measured(estimate=100.0, low=99.04..., high=100.0, seeds=5)
     """
     if not np.isfinite(right).all():  # of a run that never came to where it is judged
-        return (np.nan,) * 3
-    return _percent(stats.mean_intervals({"right": right}, confidence=CONFIDENCE)["right"])
+        return Measured(np.nan, np.nan, np.nan, len(right))
+    found = stats.mean_intervals({"right": right}, confidence=CONFIDENCE)["right"]
+    return _measured(found, len(right), unit=100.0)
 
 
-def points(more: Float[np.ndarray, "R E"]) -> tuple[float, float, float]:
+def points(more: Float[np.ndarray, "R E"]) -> Measured:
     """A difference of accuracies in points, paired by seed and test example.
 
     Its interval is over both, `stats.difference_interval`, with one example more undecided.
     """
-    return _percent(stats.difference_interval(more, undecided=1.0, confidence=CONFIDENCE))
+    found = stats.difference_interval(more, undecided=1.0, confidence=CONFIDENCE)
+    return _measured(found, len(more), unit=100.0)
 
 
-def _percent(found: stats.Interval) -> tuple[float, float, float]:
-    return 100 * found.estimate, 100 * found.low, 100 * found.high
-
-
-def over_examples(values: Float[np.ndarray, "R E"]) -> tuple[float, float, float]:
+def over_examples(values: Float[np.ndarray, "R E"]) -> Measured:
     """The mean over seeds and test examples, of anything; with an interval over both."""
-    return dataclasses.astuple(stats.difference_interval(values, confidence=CONFIDENCE))
+    return _measured(stats.difference_interval(values, confidence=CONFIDENCE), len(values))
 
 
-def interval(estimate: float, low: float, high: float, digits: int = 1) -> str:
-    """A number with its interval, as the tables show it.
-
-    >>> interval(98.94, 98.0, 99.5)
-    '98.9 [98.0, 99.5]'
-    """
-    return f"{estimate:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def _measured(found: stats.Interval, seeds: int, unit: float = 1.0) -> Measured:
+    return Measured(unit * found.estimate, unit * found.low, unit * found.high, seeds)

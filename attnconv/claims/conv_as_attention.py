@@ -2,14 +2,15 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
+import chex
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from attnconv import compiled, tasks
 from attnconv import functional as F
-from attnconv import tasks
 from attnconv.analysis.converters import attention_from_conv
 from attnconv.analysis.fitted import nearest_convolution
 from attnconv.claims.claim import (
@@ -20,11 +21,11 @@ from attnconv.claims.claim import (
     Series,
     Setting,
     accuracy,
-    interval,
+    exactly,
     over_seeds,
 )
 from attnconv.claims.quadratic import FEATURES, HEADS, LAYERS, Arrangement, Net, arrangement
-from attnconv.claims.training import fit
+from attnconv.claims.training import fit, splits
 from attnconv.train import Data
 
 SEEDS, STEPS, RATES = 4, 1000, (0.003, 0.01)
@@ -37,82 +38,34 @@ EXACT, NEAR, DISTINCT = 1e-5, 3.0, 8.0
 
 def test(setting: Setting) -> Evidence:
     mnist = tasks.load("mnist", data_dir=setting.data_dir, seed=setting.seed)
-    train, validation, probe = (
-        Data(halved(s.inputs), s.labels) for s in (mnist.train, mnist.validation, mnist.test)
-    )
-    make = functools.partial(Net, train.inputs.shape[-1])
-    seeds = range(setting.seed, setting.seed + SEEDS)
+    train, validation, probe = (Data(halved(data.inputs), data.labels) for data in splits(mnist))
     trained = fit(
-        make,
+        functools.partial(Net, train.inputs.shape[-1]),
         train,
         validation,
         steps=STEPS,
         rates=RATES,
-        seeds=seeds,
+        seeds=range(setting.seed, setting.seed + SEEDS),
         subset=lambda seed: mnist.subset(EXAMPLES, seed=seed),
     )
-    start = [trained.programs.init(RATES[0], STEPS, seed).params for seed in seeds]
-    graph = nnx.split(nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))[0]
-    images = jnp.asarray(probe.inputs[:PROBE])
-    # [seeds, layers, quantities of an arrangement], [seeds, layers, windows]
     (before, left_before), (after, left_after) = (
-        tuple(
-            np.array(found)
-            for found in zip(*(described(nnx.merge(graph, p), images) for p in params), strict=True)
-        )
-        for params in (start, trained.params)
+        described(trained.programs, params, probe.inputs[:PROBE])
+        for params in (trained.untrained, trained.params)
     )
-    blurred = np.log([[error(seed, sharpness) for seed in seeds] for sharpness in SHARPNESS])
-    slopes = np.polyfit(SHARPNESS, blurred, 1)[0]
-    vanishing, exact = (max(error(seed, s) for seed in seeds) for s in (VANISHING, math.inf))
-    then, now = (
-        dict(zip(Arrangement._fields, np.moveaxis(found, -1, 0), strict=True))
-        for found in (before, after)
-    )
-    parts = [
-        Part("infinite sharpness: relative error", *(exact,) * 3, below=EXACT),
-        Part(f"sharpness {VANISHING:g}: relative error", *(vanishing,) * 3, below=EXACT),
-        Part("slope of ln error in sharpness", *over_seeds(slopes), seeds=SEEDS, below=0.0),
-        Part(
-            f"pixels that {HEADS} heads look at",
-            *over_seeds(now["distinct"].mean(axis=1)),
-            seeds=SEEDS,
-            above=DISTINCT,
-        ),
-        Part(
-            "distance to the nearest other head, after minus before training",
-            *over_seeds((now["gap"] - then["gap"]).mean(axis=1)),
-            seeds=SEEDS,
-            above=0.0,
-        ),
-        Part(
-            "largest weight of a head, after minus before training",
-            *over_seeds((now["peak"] - then["peak"]).mean(axis=1)),
-            seeds=SEEDS,
-            above=0.0,
-        ),
-        Part(
-            "first layer: distance from the query, pixels",
-            *over_seeds(now["distance"][:, 0]),
-            seeds=SEEDS,
-            below=NEAR,
-        ),
-    ]
     rows, series = [], []
     for layer in range(LAYERS):
         for when, places, left in (
             ("untrained", before, left_before),
             ("trained", after, left_after),
         ):
-            residues = [over_seeds(column) for column in left[:, layer].T]
             name = f"layer {layer + 1}, {when}"
-            told = [interval(*over_seeds(column), 2) for column in places[:, layer].T]
-            rows.append([name, *told, *(interval(*r, 2) for r in residues)])
-            y, low, high = zip(*residues, strict=True)
-            series.append(Series(name, WINDOWS, y, low, high))
-    right = interval(*accuracy(trained.right(probe)))
+            residues = [over_seeds(column) for column in left[:, layer].T]
+            shown = [over_seeds(column) for column in places[:, layer].T] + residues
+            rows.append([name, *(measured.text(2) for measured in shown)])
+            series.append(Series.of(name, WINDOWS, residues))
+    right = accuracy(trained.right(probe)).text()
     return Evidence(
-        parts,
+        [*expressed(trained.seeds), *learned(before, after)],
         [
             "layer",
             "pixels",
@@ -153,13 +106,51 @@ def error(seed: int, sharpness: float) -> float:
     return worst
 
 
-def described(net: Net, x: Float[Array, "B H W C"]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each layer, the arrangement of its heads and what each window's convolution leaves."""
-    places = [arrangement(block.attention) for block in net.blocks]
-    left = [
-        [nearest_convolution(at, y, (w, w)).residue for w in WINDOWS] for at, y in net.layers(x)
-    ]
+def described(
+    programs: compiled.Programs,
+    params: Sequence[chex.ArrayTree],
+    images: Float[np.ndarray, "B H W C"],
+) -> tuple[Float[np.ndarray, "R L Q"], Float[np.ndarray, "R L W"]]:
+    """Of each seed and layer the arrangement of its heads, and what each window leaves."""
+    places, left = [], []
+    for net in map(programs.model, params):
+        places.append([arrangement(block.attention) for block in net.blocks])
+        left.append(
+            [
+                [nearest_convolution(x, y, (w, w)).residue for w in WINDOWS]
+                for x, y in net.layers(jnp.asarray(images))
+            ]
+        )
     return np.array(places), np.array(left)
+
+
+def expressed(seeds: Sequence[int]) -> list[Part]:
+    """What the claim says of attention that is made from a convolution."""
+    blurred = np.log([[error(seed, sharpness) for seed in seeds] for sharpness in SHARPNESS])
+    slopes = np.polyfit(SHARPNESS, blurred, 1)[0]
+    vanishing, exact = (max(error(seed, s) for seed in seeds) for s in (VANISHING, math.inf))
+    return [
+        Part("infinite sharpness: relative error", exactly(exact), below=EXACT),
+        Part(f"sharpness {VANISHING:g}: relative error", exactly(vanishing), below=EXACT),
+        Part("slope of ln error in sharpness", over_seeds(slopes), below=0.0),
+    ]
+
+
+def learned(before: Float[np.ndarray, "R L Q"], after: Float[np.ndarray, "R L Q"]) -> list[Part]:
+    """What the claim says of arrangements before and after training."""
+    then, now = (
+        dict(zip(Arrangement._fields, np.moveaxis(found, -1, 0), strict=True))
+        for found in (before, after)
+    )
+    apart = over_seeds((now["gap"] - then["gap"]).mean(axis=1))
+    sharper = over_seeds((now["peak"] - then["peak"]).mean(axis=1))
+    distinct, near = over_seeds(now["distinct"].mean(axis=1)), over_seeds(now["distance"][:, 0])
+    return [
+        Part(f"pixels that {HEADS} heads look at", distinct, above=DISTINCT),
+        Part("distance to the nearest other head, after minus before training", apart, above=0.0),
+        Part("largest weight of a head, after minus before training", sharper, above=0.0),
+        Part("first layer: distance from the query, pixels", near, below=NEAR),
+    ]
 
 
 CLAIM = Claim(

@@ -15,7 +15,6 @@ from attnconv.claims.claim import (
     Series,
     Setting,
     accuracy,
-    interval,
     points,
 )
 from attnconv.claims.training import family, fit
@@ -45,13 +44,13 @@ def test(setting: Setting) -> Evidence:
             gain = {n: found[CONVOLUTION][n] - found[other][n] for n in sizes}
             few, many = gain[sizes[0]], gain[sizes[-1]]
             what = f"{name}: gain over {other} with {sizes[0]} examples"
-            parts.append(Part(f"{what}, points", *points(few), seeds=SEEDS, above=0.0))
+            parts.append(Part(f"{what}, points", points(few), above=0.0))
             what = f"{what} minus that with {sizes[-1]}"
-            parts.append(Part(f"{what}, points", *points(few - many), seeds=SEEDS, above=0.0))
-            y, low, high = zip(*(points(gain[n]) for n in sizes), strict=True)
-            series.append(Series(f"{name}, over {other}", sizes, y, low, high))
+            parts.append(Part(f"{what}, points", points(few - many), above=0.0))
+            gains = [points(gain[n]) for n in sizes]
+            series.append(Series.of(f"{name}, over {other}", sizes, gains))
         for n in sizes:
-            each = [interval(*accuracy(found[arm][n])) for arm in made]
+            each = [accuracy(found[arm][n]).text() for arm in made]
             rows.append([name, f"{n:,}", *each])
     return Evidence(
         parts,

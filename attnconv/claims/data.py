@@ -20,7 +20,6 @@ from attnconv.claims.claim import (
     Series,
     Setting,
     accuracy,
-    interval,
     points,
 )
 from attnconv.claims.training import family, fit
@@ -102,8 +101,8 @@ def test(setting: Setting) -> Evidence:
             other = plain if way == FLOPS else attention
             gaps[way] = {n: right - other[n][1] for n, (_, right) in cnn.items()}
             rows += [row(name, way, n, cnn[n], other[n], gaps[way][n]) for n in cnn]
-            y, low, high = zip(*(points(gap) for gap in gaps[way].values()), strict=True)
-            series.append(Series(f"{name}, {way}", list(cnn), y, low, high))
+            shown = [points(gap) for gap in gaps[way].values()]
+            series.append(Series.of(f"{name}, {way}", list(cnn), shown))
         parts += judged(name, gaps)
     return Evidence(
         parts,
@@ -187,7 +186,7 @@ def row(
 ) -> list[str]:
     """Of the table."""
     found = accuracy(cnn[1]), accuracy(attention[1]), points(gap)
-    numbers = [interval(*one, digits=2) for one in found]
+    numbers = [one.text(2) for one in found]
     return [name, way, f"{n:,}", *numbers, f"{cnn[0]:g}, {attention[0]:g}"]
 
 
@@ -197,16 +196,14 @@ def judged(name: str, gaps: Mapping[str, Mapping[int, np.ndarray]]) -> list[Part
     for way in (PLAIN, FLOPS):
         (few, at_few), *_, (many, at_many) = gaps[way].items()
         what = f"{name}, {way}: gap with {few}"
-        parts.append(Part(f"{what}, points", *points(at_few), seeds=len(at_few), above=0.0))
+        parts.append(Part(f"{what}, points", points(at_few), above=0.0))
         less = at_few[: len(at_many)] - at_many
-        parts.append(
-            Part(f"{what} minus with {many}, points", *points(less), seeds=len(less), above=0.0)
-        )
+        parts.append(Part(f"{what} minus with {many}, points", points(less), above=0.0))
     few, at_few = next(iter(gaps[PLAIN].items()))
     for way in (AUGMENTED, SHARPNESS):
         what = f"{name}: gap with {few} minus the same {way}, points"
         less = at_few - gaps[way][few]
-        parts.append(Part(what, *points(less), seeds=len(less), above=0.0))
+        parts.append(Part(what, points(less), above=0.0))
     return parts
 
 

@@ -15,15 +15,15 @@ from attnconv.claims.claim import (
     Claim,
     Evidence,
     Figure,
+    Measured,
     Part,
     Series,
     Setting,
     accuracy,
-    interval,
     over_examples,
     points,
 )
-from attnconv.claims.training import at_loss, fit, follow
+from attnconv.claims.training import at_loss, fit, follow, splits
 from attnconv.nn import Conv, EncoderBlock, Linear
 from attnconv.train import Data
 
@@ -157,19 +157,19 @@ def test(setting: Setting) -> Evidence:
             [
                 layout,
                 f"{rate:g}",
-                interval(*over_examples(gap[layout]), digits=2),
-                interval(*accuracy(right)),
-                interval(*accuracy(score[layout]), digits=2),
+                over_examples(gap[layout]).text(2),
+                accuracy(right).text(),
+                accuracy(score[layout]).text(2),
             ]
         )
     parts = []
     for better, says, worse in GENERALISES:
         more = over_examples(gap[worse] - gap[better])
-        parts.append(part("gap, nats", (worse, better), more, says, NATS, SEEDS))
+        parts.append(part(f"{worse} - {better}: gap, nats", more, says, NATS))
     for best, says, next_ in CAPACITY:
         more = points(score[best] - score[next_])
-        parts.append(part("accuracy, points", (best, next_), more, says, POINTS, ABUNDANT_SEEDS))
-    y, low, high = zip(*(over_examples(gap[layout]) for layout in LAYOUTS), strict=True)
+        parts.append(part(f"{best} - {next_}: accuracy, points", more, says, POINTS))
+    gaps = [over_examples(gap[layout]) for layout in LAYOUTS]
     return Evidence(
         parts,
         [
@@ -181,7 +181,7 @@ def test(setting: Setting) -> Evidence:
         Figure(
             "layout",
             f"test loss - train loss of {LEVEL:g}, nats",
-            [Series(few.name, list(LAYOUTS), y, low, high)],
+            [Series.of(few.name, list(LAYOUTS), gaps)],
         ),
         f"Stages of {FEATURES} features at a half to a sixteenth of the image, a block in each: C "
         "an inverted bottleneck with a 3 x 3 depthwise convolution, T attention with relative "
@@ -204,9 +204,7 @@ def generalisation(
 
     That is the one with which validation accuracy is highest there.
     """
-    data, validation, probe = (
-        Data(split.inputs, split.labels) for split in (task.train, task.validation, task.test)
-    )
+    data, validation, probe = splits(task)
     validation, probe = _first(validation, VALIDATION), _first(probe, TEST)
     looks = _first(data, VALIDATION), validation, probe
     placed = runs.place(data)
@@ -260,18 +258,11 @@ def _first(data: Data, count: int) -> Data:
     return Data(data.inputs[:count], data.labels[:count])
 
 
-def part(
-    what: str,
-    names: tuple[str, str],
-    found: tuple[float, float, float],
-    says: str,
-    equal: float,
-    seeds: int,
-) -> Part:
+def part(what: str, found: Measured, says: str, equal: float) -> Part:
     """A difference that the source says is about zero, not below it, above it, or far above it."""
     above = {"~": -equal, ">=": -equal, ">": 0.0, ">>": equal}[says]
     below = equal if says == "~" else None
-    return Part(f"{' - '.join(names)}: {what}", *found, above, below, seeds)
+    return Part(what, found, above, below)
 
 
 CLAIM = Claim(

@@ -14,10 +14,10 @@ from attnconv.claims.claim import (
     Part,
     Series,
     Setting,
-    interval,
+    exactly,
     over_examples,
 )
-from attnconv.claims.training import at_loss, family, fit, follow
+from attnconv.claims.training import at_loss, family, fit, follow, splits
 from attnconv.nn import Conv, LocallyConnected
 from attnconv.train import Data, Recipe
 
@@ -44,20 +44,20 @@ def test(setting: Setting) -> Evidence:
         shown = [over_examples(gap) for of_measure in gaps[name] for gap in of_measure]
         small, large = (f"{counts[name][i]:,}" for i in (0, -1))
         of_loss = shown[: len(LEVELS)]
-        texts = [interval(*one, digits=2) for one in of_loss]
-        texts += [interval(*one) for one in shown[len(LEVELS) :]]
+        texts = [one.text(2) for one in of_loss]
+        texts += [one.text() for one in shown[len(LEVELS) :]]
         rows.append([f"{name}, {layer}", small, large, f"{rate:g}", *texts])
-        series.append(Series(name, LEVELS, *zip(*of_loss, strict=True)))
+        series.append(Series.of(name, LEVELS, of_loss))
 
     parts = []
     for name, (layer, power) in LAYERS.items():
-        found = (_exponent(counts[name]),) * 3
+        found = exactly(_exponent(counts[name]))
         what = f"parameters of a {layer} layer: exponent of the pixels"
-        parts.append(Part(what, *found, above=power - EXACT, below=power + EXACT))
+        parts.append(Part(what, found, above=power - EXACT, below=power + EXACT))
     more = gaps["mlp"] - gaps["cnn"]
     for (i, measure), (j, level) in itertools.product(enumerate(MEASURES), enumerate(LEVELS)):
         what = f"gap of {measure}, at a training loss of {level:g}: mlp - cnn"
-        parts.append(Part(what, *over_examples(more[i, j]), above=0.0, seeds=SEEDS))
+        parts.append(Part(what, over_examples(more[i, j]), above=0.0))
     heads = [f"gap of {m}, at {level:g}" for m in MEASURES for level in LEVELS]
     ends = [f"parameters of a layer, {side} x {side}" for side in (SIDES[0], SIDES[-1])]
     return Evidence(
@@ -101,9 +101,7 @@ def _gaps(
     name: str, digits: tasks.Task, seeds: range
 ) -> tuple[Float[np.ndarray, "measures levels R E"], float]:
     """What each test example lacks of the training score, and the learning rate of validation."""
-    data, validation, held_out = (
-        Data(split.inputs, split.labels) for split in (digits.train, digits.validation, digits.test)
-    )
+    data, validation, held_out = splits(digits)
     trained = fit(
         family(name, digits.spec, params=PARAMS),
         data,

@@ -14,11 +14,12 @@ from attnconv.claims.claim import (
     Claim,
     Evidence,
     Figure,
+    Measured,
     Part,
     Series,
     Setting,
     accuracy,
-    interval,
+    exactly,
 )
 from attnconv.spec import Spec
 from attnconv.train import Data
@@ -54,11 +55,10 @@ def test(setting: Setting) -> Evidence:
             most = max(change_from_beyond(trained, p, data["test"], radius) for p in trained.params)
             change = f"{most:.2g}"
             what = f"{name}: change of its scores by what lies beyond its window"
-            parts.append(Part(what, most, most, most, below=EXACT))
+            parts.append(Part(what, exactly(most), below=EXACT))
         count = models.parameters(nnx.eval_shape(lambda make=make: make(rngs=nnx.Rngs(0))))
-        rows.append([name, f"{count:,}", *(interval(*right[d]) for d in DISTANCES), change])
-        y, low, high = zip(*right.values(), strict=True)
-        series.append(Series(name, DISTANCES, y, low, high))
+        rows.append([name, f"{count:,}", *(right[d].text() for d in DISTANCES), change])
+        series.append(Series.of(name, DISTANCES, right.values()))
     return Evidence(
         parts,
         ["model", "parameters", *(f"accuracy at {d}, %" for d in DISTANCES), "change from beyond"],
@@ -103,12 +103,12 @@ def by_distance(trained: training.Fit, test: Data) -> Mapping[int, Float[np.ndar
     return found
 
 
-def expected(name: str, distance: int, right: tuple[float, float, float], radius: int) -> Part:
+def expected(name: str, distance: int, right: Measured, radius: int) -> Part:
     """What the claim says of a distance: solved within the radius, chance beyond it."""
     what = f"{name}: accuracy at distance {distance}, %"
     if distance <= radius:
-        return Part(what, *right, seeds=SEEDS, above=SOLVED)
-    return Part(what, *right, seeds=SEEDS, below=100 / CLASSES + MARGIN)
+        return Part(what, right, above=SOLVED)
+    return Part(what, right, below=100 / CLASSES + MARGIN)
 
 
 def change_from_beyond(

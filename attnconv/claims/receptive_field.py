@@ -14,10 +14,11 @@ from attnconv.claims.claim import (
     Claim,
     Evidence,
     Figure,
+    Measured,
     Part,
     Series,
     Setting,
-    interval,
+    exactly,
     over_seeds,
 )
 
@@ -45,8 +46,7 @@ def test(setting: Setting) -> Evidence:
         parts.append(
             Part(
                 f"{kind}: exponent of width in depth",
-                *_mean(slopes),
-                seeds=SEEDS,
+                _mean(slopes),
                 above=low,
                 below=high,
             )
@@ -54,21 +54,17 @@ def test(setting: Setting) -> Evidence:
         parts.append(
             Part(
                 f"{kind}, {DEPTHS[-1]} layers: R^2 of a Gaussian",
-                *_mean(explained[:, -1]),
-                seeds=SEEDS,
+                _mean(explained[:, -1]),
                 above=EXPLAINED,
             )
         )
         of_depth = [_mean(column) for column in widths.T]
         for i, depth in enumerate(DEPTHS):
             size = theoretical([3] * depth)
-            part = 2 * of_depth[i][0] / size
-            fit = f"{_mean(explained[:, i])[0]:.4f}"
-            rows.append(
-                [kind, str(depth), str(size), interval(*of_depth[i], 2), f"{part:.2f}", fit]
-            )
-        y, lows, highs = zip(*of_depth, strict=True)
-        series.append(Series(kind, DEPTHS, y, lows, highs))
+            part = 2 * of_depth[i].estimate / size
+            fit = f"{explained[:, i].mean():.4f}"
+            rows.append([kind, str(depth), str(size), of_depth[i].text(2), f"{part:.2f}", fit])
+        series.append(Series.of(kind, DEPTHS, of_depth))
     even = [theoretical([3] * depth) / 12**0.5 for depth in DEPTHS]
     series.append(Series("the whole field, evenly", DEPTHS, even))
     return Evidence(
@@ -120,9 +116,9 @@ def measured(
     return float(width(mean).mean()), float(gaussian_fit(mean).mean())
 
 
-def _mean(values: Float[np.ndarray, "seeds"]) -> tuple[float, float, float]:
+def _mean(values: Float[np.ndarray, "seeds"]) -> Measured:
     """With its interval over seeds; equal weights know no seed."""
-    return (float(values[0]),) * 3 if len(values) == 1 else over_seeds(values)
+    return exactly(float(values[0])) if len(values) == 1 else over_seeds(values)
 
 
 CLAIM = Claim(

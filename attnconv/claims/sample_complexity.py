@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -15,17 +16,16 @@ from attnconv.claims.claim import (
     Claim,
     Evidence,
     Figure,
+    Measured,
     Part,
     Series,
     Setting,
     accuracy,
-    interval,
     over_seeds,
 )
-from attnconv.claims.training import fit
+from attnconv.claims.training import fit, splits
 from attnconv.nn import MultiHeadAttention
 from attnconv.spec import Spec
-from attnconv.train import Data
 
 SEEDS, STEPS, RATES = 5, 1000, (0.001, 0.003, 0.01, 0.03, 0.1)
 SIZES = tuple(2**i for i in range(2, 13))
@@ -81,9 +81,7 @@ class Net(nnx.Module):
 
 def test(setting: Setting) -> Evidence:
     task = tasks.load("dsd", seed=setting.seed)
-    data, validation, held_out = (
-        Data(split.inputs, split.labels) for split in (task.train, task.validation, task.test)
-    )
+    data, validation, held_out = splits(task)
     seeds = range(setting.seed, setting.seed + SEEDS)
     own = _disjoint(len(data.labels), seeds)
     needed: dict[str, list[float]] = {}
@@ -107,10 +105,9 @@ def test(setting: Setting) -> Evidence:
         needed[kind] = [examples_needed(SIZES, one, LEVEL) for one in by_seed]
         found = [accuracy(right) for right in curve]
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.params[0]))
-        rows.append([kind, f"{count:,}", _text(needed[kind]), *(interval(*one) for one in found)])
-        right, least, most = (np.array(ends) for ends in zip(*found, strict=True))
-        errors = [(100 - ends).tolist() for ends in (right, most, least)]
-        series.append(Series(kind, SIZES, *errors))
+        rows.append([kind, f"{count:,}", _text(needed[kind]), *(one.text() for one in found)])
+        errors = [Measured(100 - one.estimate, 100 - one.high, 100 - one.low) for one in found]
+        series.append(Series.of(kind, SIZES, errors))
     parts = []
     for more, fewer in itertools.pairwise(KINDS[:3]):
         # A seed that never gets there needs more than the largest size: the ratio is at least this.
@@ -119,8 +116,7 @@ def test(setting: Setting) -> Evidence:
         parts.append(
             Part(
                 f"log2 of the examples needed, {more} / {fewer}",
-                *over_seeds(ratios.tolist()),
-                seeds=SEEDS,
+                over_seeds(ratios.tolist()),
                 above=0.0,
             )
         )
@@ -149,8 +145,8 @@ def _text(needed: Sequence[float]) -> str:
     short = np.isinf(needed).sum()
     if short:
         return f"over {SIZES[-1]:,} in {short} of {len(needed)} seeds"
-    mean, low, high = np.exp(over_seeds(np.log(needed)))
-    return interval(mean, low, high, digits=0)
+    mean, low, high, seeds = over_seeds(np.log(needed))
+    return Measured(math.exp(mean), math.exp(low), math.exp(high), seeds).text(0)
 
 
 def examples_needed(sizes: Sequence[int], accuracies: Sequence[float], level: float) -> float:

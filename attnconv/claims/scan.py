@@ -17,8 +17,8 @@ from attnconv.claims.claim import (
     Series,
     Setting,
     accuracy,
-    interval,
 )
+from attnconv.claims.training import splits
 from attnconv.train import Data
 
 MODEL = "attention"
@@ -37,16 +37,15 @@ def test(setting: Setting) -> Evidence:
         alike, other = (accuracy(right) for right in exact_match(task, seeds))
         found.append(other)
         if name == SIMPLE:
-            parts.append(Part(f"{name}: exact match, %", *other, seeds=SEEDS, above=SOLVED))
+            parts.append(Part(f"{name}: exact match, %", other, above=SOLVED))
         else:
-            parts.append(Part(f"{name}: exact match, %", *other, seeds=SEEDS, below=FAILED))
+            parts.append(Part(f"{name}: exact match, %", other, below=FAILED))
             what = f"{name}: exact match of commands like those of training, %"
-            parts.append(Part(what, *alike, seeds=SEEDS, above=SOLVED))
+            parts.append(Part(what, alike, above=SOLVED))
         splits = task.train, task.test
         sizes = [f"{len(split.labels):,}" for split in splits]
         longest = [str(int((split.labels >= 0).sum(axis=1).max()) - 1) for split in splits]
-        rows.append([name, *sizes, *longest, interval(*alike), interval(*other), f"{published:g}"])
-    y, low, high = zip(*found, strict=True)
+        rows.append([name, *sizes, *longest, alike.text(), other.text(), f"{published:g}"])
     names = list(PUBLISHED)
     header = ["set", "training commands", "test commands", "longest output, training"]
     header += ["longest output, test", "like training, %", "test, %", "Lake and Baroni 2018, %"]
@@ -58,7 +57,7 @@ def test(setting: Setting) -> Evidence:
             "",
             "exact match, %",
             [
-                Series(f"{MODEL}, here", names, y, low, high),
+                Series.of(f"{MODEL}, here", names, found),
                 Series("best of Lake and Baroni 2018", names, list(PUBLISHED.values())),
             ],
         ),
@@ -76,9 +75,7 @@ def exact_match(task: tasks.Task, seeds: Sequence[int]) -> list[Shaped[np.ndarra
     size = models.size_for(MODEL, task.spec, budget=PARAMS)
     make = functools.partial(models.make, MODEL, task.spec, size)
     programs = compiled.Programs(make, train.Recipe(), padded=True)
-    data, validation, test = (
-        Data(split.inputs, split.labels) for split in (task.train, task.validation, task.test)
-    )
+    data, validation, test = splits(task)
     data, lengths = runs.place(data), batching.lengths(data.inputs, data.labels)
 
     # Compile before the threads start, or each would.

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from attnconv import batching, compiled, models, runs, train
+from attnconv import batching, compiled, models, runs, tasks, train
 from attnconv.train import Data
 
 
@@ -20,16 +20,23 @@ class Fit:
 
     Attributes:
       programs: its compiled functions.
+      seeds: of weights, subset and batch order.
       params: of each seed.
       rate: the learning rate.
       train, validation: mean loss and accuracy of each seed.
     """
 
     programs: compiled.Programs
+    seeds: Sequence[int]
     params: list[chex.ArrayTree]
     rate: float
     train: list[compiled.Score]
     validation: list[compiled.Score]
+
+    @property
+    def untrained(self) -> list[chex.ArrayTree]:
+        """The parameters from which each seed starts."""
+        return [self.programs.init(self.rate, 1, seed).params for seed in self.seeds]
 
     def right(self, test: Data) -> np.ndarray:
         """For each seed and example, the part of its labels that is predicted, `[R, E]`."""
@@ -77,6 +84,7 @@ def fit(
     best, kept = runs.best_rate(trained, rates)
     return Fit(
         programs,
+        seeds,
         [t.params for t in kept],
         rates[best],
         [t.train for t in kept],
@@ -128,6 +136,14 @@ def at_loss(
     i = there[0]
     way = np.log(losses[i - 1] / level) / np.log(losses[i - 1] / losses[i])
     return values[i - 1] + way * (values[i] - values[i - 1])
+
+
+def splits(task: tasks.Task) -> tuple[Data, Data, Data]:
+    """To train on, to choose by and to test on."""
+    train, validation, test = (
+        Data(split.inputs, split.labels) for split in (task.train, task.validation, task.test)
+    )
+    return train, validation, test
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,7 +14,17 @@ from jaxtyping import Array, Float
 from attnconv import functional as F
 from attnconv import tasks
 from attnconv.analysis.equivariance import equivariance_error, shift
-from attnconv.claims.claim import Claim, Evidence, Figure, Part, Series, Setting, over_seeds
+from attnconv.claims.claim import (
+    Claim,
+    Evidence,
+    Figure,
+    Measured,
+    Part,
+    Series,
+    Setting,
+    exactly,
+    over_seeds,
+)
 from attnconv.claims.training import Fit, family, fit
 from attnconv.spec import Spec
 from attnconv.train import Data
@@ -66,31 +76,31 @@ def test(setting: Setting) -> Evidence:
     rows = []
     for name, make in makers.items():
         trained = fit(make, train, validation, steps=STEPS, rates=RATES, seeds=seeds)
-        start = [trained.programs.init(RATES[0], STEPS, seed).params for seed in seeds]
-        before[name], after[name] = (_changes(trained, p, probe) for p in (start, trained.params))
+        before[name], after[name] = (
+            _changes(trained, params, probe) for params in (trained.untrained, trained.params)
+        )
         accuracy = 100 * trained.right(probe).mean()
         rows.append([name, f"{accuracy:.1f}", _text(before[name]), _text(after[name])])
 
     parts = [
         Part(
             "one convolution, stride 1, shift by 1: relative error",
-            *_layer_error(setting.seed, 1, 1),
+            _layer_error(setting.seed, 1, 1),
             below=EXACT,
         ),
         Part(
             "one convolution, stride 2, shift by 2: relative error",
-            *_layer_error(setting.seed, 2, 2),
+            _layer_error(setting.seed, 2, 2),
             below=EXACT,
         ),
         Part(
             "one convolution, stride 2, shift by 1: relative error",
-            *_layer_error(setting.seed, 2, 1, worst=np.min),
+            _layer_error(setting.seed, 2, 1, worst=np.min),
             above=CLEAR,
         ),
         Part(
             "trained cnn without stride: change of its scores",
-            *over_seeds(after["cnn, stride 1"]),
-            seeds=SEEDS,
+            over_seeds(after["cnn, stride 1"]),
             below=EXACT,
         ),
     ]
@@ -99,17 +109,15 @@ def test(setting: Setting) -> Evidence:
         parts.append(
             Part(
                 f"change of the trained cnn with stride / {name}",
-                *over_seeds(ratios),
-                seeds=SEEDS,
+                over_seeds(ratios),
                 below=1.0,
             )
         )
     when = ["before training", "after training"]
-    series = []
-    for name in makers:
-        means = [over_seeds(found[name]) for found in (before, after)]
-        y, low, high = zip(*means, strict=True)
-        series.append(Series(name, when, y, low, high))
+    series = [
+        Series.of(name, when, [over_seeds(found[name]) for found in (before, after)])
+        for name in makers
+    ]
     return Evidence(
         parts,
         ["model", "accuracy, %", "change before training", "after"],
@@ -146,7 +154,7 @@ def _changes(trained: Fit, params: list, probe: Data) -> list[float]:
 
 def _layer_error(
     seed: int, stride: int, by: int, worst: Callable[[np.ndarray], float] = np.max
-) -> tuple[float, float, float]:
+) -> Measured:
     """Of one random layer on random images with a margin of zeros; the worst of them."""
     rng = np.random.default_rng(seed)
     x = jnp.pad(
@@ -159,11 +167,11 @@ def _layer_error(
         lambda x: shift(x, (0, by)),
         lambda y: shift(y, (0, by // stride)),
     )
-    return (float(worst(np.asarray(error))),) * 3
+    return exactly(float(worst(np.asarray(error))))
 
 
 def _text(changes: list[float]) -> str:
-    mean, low, high = over_seeds(changes)
+    mean, low, high, _ = over_seeds(changes)
     return f"{mean:.2g} [{max(low, 0):.2g}, {high:.2g}]"
 
 

@@ -11,9 +11,10 @@ from attnconv.claims.claim import (
     OPEN,
     Evidence,
     Figure,
+    Measured,
     Part,
     accuracy,
-    interval,
+    exactly,
     over_examples,
     over_seeds,
     points,
@@ -21,7 +22,7 @@ from attnconv.claims.claim import (
 
 
 def verdict(low, high, **bounds):
-    return Part("a quantity", (low + high) / 2, low, high, seeds=3, **bounds).verdict
+    return Part("a quantity", Measured((low + high) / 2, low, high, seeds=3), **bounds).verdict
 
 
 @pytest.mark.parametrize(
@@ -59,14 +60,14 @@ def test_an_interval_decides_where_all_of_it_lies_on_one_side(low, high, bounds,
 
 @pytest.mark.parametrize("ends", [(math.nan, 2.0, 3.0), (2.5, math.nan, 3.0), (2.5, 2.0, math.inf)])
 def test_what_is_no_number_decides_nothing(ends):
-    assert Part("a quantity", *ends, above=1.0, seeds=3).verdict == OPEN
-    assert Part("a quantity", *ends, below=1.0, seeds=3).verdict == OPEN
+    assert Part("a quantity", Measured(*ends, seeds=3), above=1.0).verdict == OPEN
+    assert Part("a quantity", Measured(*ends, seeds=3), below=1.0).verdict == OPEN
 
 
 PARTS = {
-    HOLDS: Part("above", 2.0, 1.5, 2.5, above=1.0, seeds=5),
-    OPEN: Part("around", 1.0, 0.5, 1.5, above=1.0, seeds=5),
-    FAILS: Part("below", 0.5, 0.3, 0.7, above=1.0, seeds=5),
+    HOLDS: Part("above", Measured(2.0, 1.5, 2.5, seeds=5), above=1.0),
+    OPEN: Part("around", Measured(1.0, 0.5, 1.5, seeds=5), above=1.0),
+    FAILS: Part("below", Measured(0.5, 0.3, 0.7, seeds=5), above=1.0),
 }
 
 
@@ -91,7 +92,7 @@ def test_one_of_many_that_lies_elsewhere_must_be_surer():
     """With 5 seeds and two quantities the quantile is 3.495 for 2.776, from a printed table."""
 
     def claim(high, *others, seeds=5):
-        part = Part("below", 0.0, -high, high, above=1.0, seeds=seeds)
+        part = Part("below", Measured(0.0, -high, high, seeds), above=1.0)
         return Evidence([part, *others], [], [], Figure("", "", []), "").verdict
 
     assert claim(0.99) == FAILS, "alone"
@@ -99,21 +100,21 @@ def test_one_of_many_that_lies_elsewhere_must_be_surer():
     edge = 2.776 / 3.495
     assert claim(0.999 * edge, PARTS[HOLDS]) == FAILS
     assert claim(1.001 * edge, PARTS[HOLDS]) == OPEN
-    assert claim(0.99, Part("sure", 2.0, 2.0, 2.0, above=1.0)) == FAILS, "nothing was drawn for it"
+    assert claim(0.99, Part("sure", exactly(2.0), above=1.0)) == FAILS, "nothing was drawn for it"
     assert claim(0.999 * 4.303 / 6.205, PARTS[HOLDS], seeds=3) == FAILS
     assert claim(1.001 * 4.303 / 6.205, PARTS[HOLDS], seeds=3) == OPEN
     # Of twenty quantities on the bound one seems to lie below it in less than 1 of 20 claims.
     rng, failed = np.random.default_rng(0), 0
     for _ in range(400):
         drawn = rng.normal(1.0, 0.3, (20, 5))
-        parts = [Part("x", *over_seeds(x), above=1.0, seeds=5) for x in drawn]
+        parts = [Part("x", over_seeds(x), above=1.0) for x in drawn]
         failed += Evidence(parts, [], [], Figure("", "", []), "").verdict == FAILS
     assert failed / 400 < 0.05
 
 
 def test_an_interval_says_how_many_seeds_it_is_of():
     with pytest.raises(ValueError, match=r"^x: expected the number of seeds"):
-        Part("x", 1.0, 0.5, 1.5)
+        Part("x", Measured(1.0, 0.5, 1.5))
 
 
 def test_intervals_over_seeds_and_examples_hold_the_truth():
@@ -123,30 +124,32 @@ def test_intervals_over_seeds_and_examples_hold_the_truth():
     for _ in range(400):
         hard = rng.normal(0, 1, 100)
         values = 0.3 + 0.05 * rng.normal(size=(5, 1)) + hard + rng.normal(size=(5, 100))
-        _, low, high = over_examples(values)
+        _, low, high, _ = over_examples(values)
         held["nats"] += low < 0.3 < high
-        _, low, high = points(values)
+        _, low, high, _ = points(values)
         held["points"] += low < 30 < high
-        _, low, high = over_seeds(values.mean(1))
+        _, low, high, _ = over_seeds(values.mean(1))
         held["seeds alone"] += low < 0.3 < high
         right = rng.random(100) < 0.8
-        _, low, high = accuracy(np.tile(right, (5, 1)))
+        _, low, high, _ = accuracy(np.tile(right, (5, 1)))
         held["accuracy"] += low < 80 < high
     assert min(held[name] for name in ("nats", "points", "accuracy")) > 0.92 * 400
     assert held["seeds alone"] < 0.8 * 400
 
 
 def test_equal_predictions_are_no_certainty():
-    part = Part("gain, points", *points(np.zeros((5, 400))), above=0.0, seeds=5)
-    assert part.low < 0 < part.high and part.verdict == OPEN
-    assert part.high == pytest.approx(100 * 1.966 / 400, rel=1e-3)  # t of 399 degrees of freedom
+    gain = points(np.zeros((5, 400)))
+    assert gain.low < 0 < gain.high and gain.seeds == 5
+    assert Part("gain, points", gain, above=0.0).verdict == OPEN
+    assert gain.high == pytest.approx(100 * 1.966 / 400, rel=1e-3)  # t of 399 degrees of freedom
 
 
 def test_an_accuracy_stays_within_its_bounds():
-    mean, low, high = accuracy(np.ones((3, 50)))
+    mean, low, high, _ = accuracy(np.ones((3, 50)))
     assert (mean, high) == (100, 100) and 90 < low < 99
-    assert all(map(math.isnan, accuracy(np.full((3, 50), math.nan))))
-    assert all(map(math.isnan, over_examples(np.full((3, 50), math.nan))))
+    for of in (accuracy, over_examples):
+        *numbers, seeds = of(np.full((3, 50), math.nan))
+        assert all(map(math.isnan, numbers)) and seeds == 3
 
 
 # Quantiles of Student's t at 97.5 %, from a printed table, by degrees of freedom.
@@ -156,7 +159,7 @@ QUANTILES = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262}
 @pytest.mark.parametrize("freedom", QUANTILES)
 def test_the_interval_over_seeds_is_that_of_student(freedom):
     values = np.random.default_rng(freedom).normal(90, 3, freedom + 1)
-    mean, low, high = over_seeds(values.tolist())
+    mean, low, high, _ = over_seeds(values.tolist())
     by_hand = sum(values) / len(values)
     deviation = math.sqrt(sum((v - by_hand) ** 2 for v in values) / freedom)
     half = QUANTILES[freedom] * deviation / math.sqrt(len(values))
@@ -166,15 +169,15 @@ def test_the_interval_over_seeds_is_that_of_student(freedom):
 
 
 def test_seeds_that_agree_leave_no_doubt():
-    assert over_seeds([100.0, 100.0, 100.0]) == (100.0, 100.0, 100.0)
+    assert over_seeds([100.0, 100.0, 100.0]) == Measured(100.0, 100.0, 100.0, seeds=3)
 
 
 def test_nineteen_of_twenty_intervals_hold_the_mean():
     draws = np.random.default_rng(0).normal(7, 2, (1000, 3))
-    held = sum(low < 7 < high for _, low, high in map(over_seeds, draws.tolist()))
+    held = sum(low < 7 < high for _, low, high, _ in map(over_seeds, draws.tolist()))
     assert held / 1000 == pytest.approx(0.95, abs=0.02)
 
 
 def test_an_interval_as_text():
-    assert interval(98.94, 98.0, 99.5) == "98.9 [98.0, 99.5]"
-    assert interval(0.123, -0.1, 0.2, digits=2) == "0.12 [-0.10, 0.20]"
+    assert Measured(98.94, 98.0, 99.5).text() == "98.9 [98.0, 99.5]"
+    assert Measured(0.123, -0.1, 0.2).text(2) == "0.12 [-0.10, 0.20]"

@@ -86,7 +86,7 @@ def evidence():
 def test_every_layer_is_measured_before_and_after(evidence):
     assert len(evidence.rows) == 2 * LAYERS
     for part in evidence.parts:
-        assert np.isfinite([part.estimate, part.low, part.high]).all()
+        assert np.isfinite(part.measured).all()
     assert [part.verdict for part in evidence.parts[:3]] == [HOLDS] * 3
 
 

@@ -49,7 +49,7 @@ def test_the_gains_follow_from_the_accuracies(monkeypatch):
     monkeypatch.setattr(claim, "SIZES", {"digits": (30, 90)})
     monkeypatch.setattr(claim, "fit", fit)
     evidence = claim.test(Setting(seed=2))
-    estimates = [part.estimate for part in evidence.parts]
+    estimates = [part.measured.estimate for part in evidence.parts]
     np.testing.assert_allclose(estimates, [10, 6, 7, 5], atol=1e-6)
     assert all(part.above == 0.0 for part in evidence.parts)
     assert [row[:2] for row in evidence.rows] == [["digits", "30"], ["digits", "90"]]
@@ -63,7 +63,7 @@ def test_a_tiny_run_learns_and_is_whole(monkeypatch):
     monkeypatch.setattr(claim, "LEAST", 50)
     monkeypatch.setattr(claim, "RATES", (0.003,))
     evidence = claim.test(Setting())
-    ends = [(part.low, part.estimate, part.high) for part in evidence.parts]
+    ends = [part.measured for part in evidence.parts]
     assert len(ends) == 4
     assert np.isfinite(ends).all()
     most = [float(cell.split()[0]) for cell in evidence.rows[-1][2:]]

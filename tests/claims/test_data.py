@@ -88,7 +88,9 @@ def test_parts_and_rows_follow_from_the_accuracies(monkeypatch):
     monkeypatch.setattr(data, "MANY", 500)
     evidence = data.test(Setting(seed=3))
     expected = [20, 16, 12, 0, 5, 3]
-    np.testing.assert_allclose([part.estimate for part in evidence.parts], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        [part.measured.estimate for part in evidence.parts], expected, atol=1e-6
+    )
     assert all(part.above == 0.0 and part.below is None for part in evidence.parts)
     assert [row[:3] for row in evidence.rows] == [
         ["digits", "plain", "30"],
@@ -131,7 +133,7 @@ def test_a_tiny_run_learns_and_is_whole(monkeypatch):
     monkeypatch.setattr(data, "RATES", (0.01,))
     monkeypatch.setattr(data, "PARAMS", 10_000)
     evidence = data.test(Setting())
-    ends = [(part.low, part.estimate, part.high) for part in evidence.parts]
+    ends = [part.measured for part in evidence.parts]
     assert len(ends) == 6
     assert np.isfinite(ends).all()
     numbers = [[float(cell.split()[0]) for cell in row[3:6]] for row in evidence.rows]

@@ -86,7 +86,7 @@ def test_the_orders_follow_from_losses_and_accuracies(monkeypatch):
     tiny(monkeypatch)
     evidence = layouts.test(Setting())
     assert evidence.verdict == "holds"
-    estimates = [part.estimate for part in evidence.parts]
+    estimates = [part.measured.estimate for part in evidence.parts]
     np.testing.assert_allclose(estimates, [0, 0.2, 0.1, 0.6, -0.2, 2.2, 2, 1], atol=1e-6)
     assert [(part.above, part.below) for part in evidence.parts] == [
         (-0.1, 0.1),
@@ -109,7 +109,7 @@ def test_a_tiny_run_learns_and_is_whole(monkeypatch):
     monkeypatch.setattr(layouts, "GENERALISES", (("CCTT", ">", "CTTT"),))
     monkeypatch.setattr(layouts, "CAPACITY", (("CCTT", "~", "CTTT"),))
     evidence = layouts.test(Setting())
-    ends = [(part.low, part.estimate, part.high) for part in evidence.parts]
+    ends = [part.measured for part in evidence.parts]
     assert np.isfinite(ends).all()
     for row in evidence.rows:
         rate, gap, right, plenty = (float(cell.split()[0]) for cell in row[1:])

@@ -41,7 +41,7 @@ def test_the_claim(tiny):
     assert all(len(row) == len(found.header) == 8 for row in found.rows)
     assert [part.verdict for part in found.parts[:3]] == [HOLDS] * 3
     assert len(found.parts) == 3 + 2 * 2
-    numbers = [(part.low, part.estimate, part.high) for part in found.parts]
+    numbers = [part.measured for part in found.parts]
     assert np.isfinite(numbers).all()
     for line in found.figure.series:
         assert list(line.x) == [1.5, 1.0]

@@ -67,14 +67,14 @@ def test_the_experiment(small):
     assert [row[0] for row in evidence.rows] == kinds
     assert all(len(row) == len(evidence.header) for row in evidence.rows)
     assert len(evidence.parts) == 2 * len(kinds)
-    assert np.isfinite([[p.estimate, p.low, p.high] for p in evidence.parts]).all()
+    assert np.isfinite([p.measured for p in evidence.parts]).all()
     exact, chance, *others = evidence.parts
     assert exact.verdict == HOLDS and (exact.above, exact.below) == (None, permutation.EXACT)
-    assert 40 < chance.estimate < 60 and (chance.above, chance.below) == (None, 55.0)
+    assert 40 < chance.measured.estimate < 60 and (chance.above, chance.below) == (None, 55.0)
     for kind, error, accuracy in zip(kinds[1:], others[::2], others[1::2], strict=True):
         assert kind in error.what and kind in accuracy.what
         assert (error.above, accuracy.above) == (permutation.CLEAR, 95.0)
-        assert error.estimate > 10 * exact.estimate
+        assert error.measured.estimate > 10 * exact.measured.estimate
     (series,) = evidence.figure.series
     assert list(series.x) == kinds
     assert all(a <= b <= c for a, b, c in zip(series.low, series.y, series.high, strict=True))

@@ -9,7 +9,7 @@ from flax import nnx
 
 from attnconv import compiled, train
 from attnconv.claims import Setting, reach, training
-from attnconv.claims.claim import FAILS, HOLDS
+from attnconv.claims.claim import FAILS, HOLDS, Measured
 from attnconv.spec import Spec
 
 pytestmark = pytest.mark.slow
@@ -56,12 +56,12 @@ def test_symbols_and_places_are_drawn_evenly():
 
 
 def test_what_is_expected_follows_from_the_window():
-    accuracy = (50.0, 40.0, 60.0)
+    accuracy = Measured(50.0, 40.0, 60.0, seeds=3)
     within, beyond = (reach.expected("cnn", d, accuracy, radius=8) for d in (8, 9))
     assert (within.above, within.below) == (95.0, None)
     assert (beyond.above, beyond.below) == (None, 17.5)
     assert within.verdict == beyond.verdict == FAILS
-    assert reach.expected("cnn", 9, (12.6, 12.0, 13.2), radius=8).verdict == HOLDS
+    assert reach.expected("cnn", 9, Measured(12.6, 12.0, 13.2, seeds=3), radius=8).verdict == HOLDS
     for name, window in reach.WINDOWS.items():
         assert window is None or name.endswith(f":{window}")
 
@@ -87,7 +87,7 @@ def test_a_net_of_a_known_radius_is_measured_as_such(small):
     test = reach.find_task(400, seed=[0, 2])
     programs = compiled.Programs(lambda rngs: Oracle(4, rngs=rngs), train.Recipe())
     params = nnx.split(Oracle(4, rngs=nnx.Rngs(0)))[1]
-    trained = training.Fit(programs, [params], 0.01, [], [])
+    trained = training.Fit(programs, [0], [params], 0.01, [], [])
     found = {d: scores.mean() for d, scores in reach.by_distance(trained, test).items()}
     assert found[1] == found[3] == 1.0
     assert found[8] == pytest.approx(0.25, abs=0.08)
@@ -101,7 +101,7 @@ def test_what_lies_beyond_a_window_changes_nothing_and_what_lies_in_it_does(smal
     make = training.family(name, Spec((24, 5), 4, "labels"), params=4000)
     programs = compiled.Programs(make, train.Recipe())
     params = programs.init(0.01, 1, 0).params
-    trained = training.Fit(programs, [params], 0.01, [], [])
+    trained = training.Fit(programs, [0], [params], 0.01, [], [])
     test = reach.find_task(64, seed=[0, 2])
     assert reach.change_from_beyond(trained, params, test, radius) < reach.EXACT
     assert reach.change_from_beyond(trained, params, test, radius - 1) > 1e-3
@@ -118,10 +118,10 @@ def test_the_experiment(small):
     assert len(parts) == 3 * 3 + 2
     for name, d in itertools.product(names, (1, 3, 8)):
         part = parts[f"{name}: accuracy at distance {d}, %"]
-        assert 0 <= part.estimate <= 100 and np.isfinite([part.low, part.high]).all()
+        assert 0 <= part.measured.estimate <= 100 and np.isfinite(part.measured).all()
         sees = name == "attention" or d <= 4
         assert (part.above is not None) == sees
-        assert part.estimate > 80 if sees else abs(part.estimate - 25) < 12, part
+        assert part.measured.estimate > 80 if sees else abs(part.measured.estimate - 25) < 12, part
     for name in names[:2]:
         part = parts[f"{name}: change of its scores by what lies beyond its window"]
         assert part.verdict == HOLDS

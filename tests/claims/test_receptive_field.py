@@ -28,7 +28,7 @@ def test_every_kind_and_depth_is_measured(evidence):
     assert len(evidence.rows) == len(receptive_field.KINDS) * len(DEPTHS)
     assert len(evidence.parts) == 2 * len(receptive_field.KINDS)
     for part in evidence.parts:
-        assert np.isfinite([part.estimate, part.low, part.high]).all()
+        assert np.isfinite(part.measured).all()
     assert [row[2] for row in evidence.rows[:2]] == ["5", "9"]
 
 

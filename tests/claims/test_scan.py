@@ -67,7 +67,7 @@ def test_the_experiment(small, monkeypatch):
     assert [row[3:5] for row in evidence.rows] == [["3", "3"], ["3", "4"], ["3", "4"]]
     assert [row[-1] for row in evidence.rows] == ["99.8", "20.8", "1.2"]
     assert len(evidence.parts) == 5
-    assert all(0 <= part.estimate <= 100 for part in evidence.parts)
+    assert all(0 <= part.measured.estimate <= 100 for part in evidence.parts)
     for part in evidence.parts:
         bounds = (part.above, part.below)
         failing = "like those" not in part.what and scan.SIMPLE not in part.what

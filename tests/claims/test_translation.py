@@ -51,7 +51,7 @@ def measured(make, x):
     """Of a net as it starts: what the experiment finds, and the same from loops."""
     programs = compiled.Programs(make, train.Recipe())
     params = programs.init(0.01, 1, 0).params
-    trained = training.Fit(programs, [params], 0.01, [], [])
+    trained = training.Fit(programs, [0], [params], 0.01, [], [])
     (found,) = translation._changes(trained, [params], train.Data(x, np.zeros(len(x))))
 
     def scores(x):
@@ -95,7 +95,7 @@ def test_the_experiment(small):
     names = ["cnn, stride 1", "cnn, stride 2", "mlp", "attention"]
     assert [row[0] for row in evidence.rows] == names
     assert all(len(row) == len(evidence.header) for row in evidence.rows)
-    assert np.isfinite([[p.estimate, p.low, p.high] for p in evidence.parts]).all()
+    assert np.isfinite([p.measured for p in evidence.parts]).all()
     exact, ratios = evidence.parts[:4], evidence.parts[4:]
     assert [part.verdict for part in exact] == [HOLDS] * 4
     assert [part.below for part in ratios] == [1.0] * 2
@@ -106,8 +106,8 @@ def test_the_experiment(small):
     assert min(before_after["cnn, stride 2"]) > translation.EXACT
     for name, part in zip(names[2:], ratios, strict=True):
         quotient = before_after["cnn, stride 2"][1] / before_after[name][1]
-        assert part.low <= part.estimate <= part.high
-        assert part.estimate == pytest.approx(quotient, rel=0.5)
+        assert part.measured.low <= part.measured.estimate <= part.measured.high
+        assert part.measured.estimate == pytest.approx(quotient, rel=0.5)
 
 
 def test_the_nets_have_the_shape_that_is_said():

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 import attnconv
 from attnconv import claims
-from attnconv.claims.claim import Evidence, Figure, Part, Series
+from attnconv.claims.claim import Evidence, Figure, Measured, Part, Series
 from attnconv.errors import UsageError
 from experiments import claims as entrypoint
 
@@ -43,7 +43,7 @@ class Fake:
         self.settings.append(setting)
         value = 2.0 + setting.seed
         return Evidence(
-            [Part("number", value, value - 0.5, value + 0.5, above=1.0, seeds=3)],
+            [Part("number", Measured(value, value - 0.5, value + 0.5, seeds=3), above=1.0)],
             ["what", "number"],
             [["it", f"{value:g}"]],
             Figure("x", "y", [Series("it", (1, 2), (value, value))]),
