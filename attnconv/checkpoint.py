@@ -55,9 +55,12 @@ def train_saved(
             # The state's buffers are given to the next step, so it must have been copied by then.
             manager.wait_until_finished()
 
+        data = runs.place(data)
+        if step < len(run.order):
+            runs.warm(programs, data, run, validation=validation, every=every)
         trained = runs.train_one(
             programs,
-            runs.place(data),
+            data,
             run,
             validation=validation,
             on_steps=on_steps,

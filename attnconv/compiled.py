@@ -102,12 +102,12 @@ class Programs:
             def step(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
                 state, total = carry
                 key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-                keys = jax.random.split(key, order.shape[-1])
+                *_, change = keys = jax.random.split(key, order.shape[-1] + 1)
 
                 def update(inputs: Array, labels: Array) -> tuple[TrainState, Array]:
                     if augment is not None:
-                        inputs = augment(jax.random.fold_in(key, 1), inputs)
-                    batch = Data(inputs, labels, keys)
+                        inputs = augment(change, inputs)
+                    batch = Data(inputs, labels, keys[:-1])
                     return train_step(state, batch, loss=loss, recipe=recipe, gradient=gradient)
 
                 batch = data.inputs[order[i]], data.labels[order[i]]

@@ -113,7 +113,7 @@ def defaults(spec: Spec) -> Defaults:
     return Defaults(30_000, (0.003, 0.01, 0.03), 30)
 
 
-def completed(config: Config, spec: Spec, *, search: bool = True) -> Config:
+def completed(config: Config, spec: Spec, *, tune: bool = True) -> Config:
     """With the default of what is not asked for, but the steps, which depend on the train size.
 
     Without a search of learning rates the default is the middle of their grid.
@@ -123,7 +123,7 @@ def completed(config: Config, spec: Spec, *, search: bool = True) -> Config:
     budget = config.budget
     if config.match == "params" and budget is None:
         budget = common_budget(names, spec, default.params)
-    rates = config.learning_rates or default.learning_rates[slice(None) if search else slice(1, 2)]
+    rates = config.learning_rates or default.learning_rates[slice(None) if tune else slice(1, 2)]
     return dataclasses.replace(config, models=names, learning_rates=rates, budget=budget)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 import attnconv
-from attnconv import runs
+from attnconv import devices
 
 
 def describe() -> dict[str, str]:
@@ -17,7 +17,7 @@ def describe() -> dict[str, str]:
         "attnconv": attnconv.__version__,
         "python": sys.version.split()[0],
         "jax": jax.__version__,
-        "device": f"cpu: {processor()}, {runs.cores()} cores"
+        "device": f"cpu: {processor()}, {devices.cores()} cores"
         if device.platform == "cpu"
         else f"{jax.local_device_count()} x {device.device_kind}",
     }

@@ -1,12 +1,8 @@
-"""Training runs from the first step to the last: one, all as one program, or one on each core."""
+"""One training run, from its first step to its last."""
 
-import concurrent.futures
 import itertools
-import operator
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import chex
@@ -20,7 +16,6 @@ from attnconv.errors import UsageError
 from attnconv.train import Data, TrainState
 
 CHUNK = 100  # steps in one call of a program, and between two looks of the host at the loss
-BYTES = 16  # of each parameter in training: float32, itself, its gradient and two moments
 HOST_BYTES = 8 << 30  # taken for the device's memory where the device does not tell
 PART_BYTES = 1 << 30  # of examples that are sent to the device at once, while it has as many
 
@@ -41,7 +36,7 @@ class Trained(NamedTuple):
     """What a run leaves: its parameters, how well they do, and the time that training took."""
 
     params: chex.ArrayTree
-    train: Score
+    train: Score | None  # on the examples it has seen; None: not asked for
     validation: Score
     seconds: float
 
@@ -79,17 +74,17 @@ def batches(
     return jax.device_put(rows), at, count
 
 
-def _none(data: Data, order: np.ndarray) -> tuple[Data, np.ndarray, int]:
+def no_steps(data: Data, order: np.ndarray, every: int = CHUNK) -> tuple[Data, np.ndarray, int]:
     """The arguments of `advance` for no step, of the shapes that `course` gives it."""
-    return batches(data, order, 0, 0, most_steps(data, order))
+    return batches(data, order, 0, 0, most_steps(data, order, every))
 
 
-class Part(NamedTuple):
+class Chunk(NamedTuple):
     """Some steps of a run, or of several.
 
     Attributes:
       start, end: how many were done before them, and after.
-      state: the state after them, whose buffers the next part takes.
+      state: the state after them, whose buffers the next chunk takes.
       loss: the mean loss of them; the device need not have finished.
     """
 
@@ -107,10 +102,10 @@ def course(
     *,
     start: int = 0,
     every: int = CHUNK,
-) -> Iterator[Part]:
-    """Takes all steps in parts, of at most `most_steps`, up to each multiple of `every`.
+) -> Iterator[Chunk]:
+    """Takes all steps in chunks, of at most `most_steps`, up to each multiple of `every`.
 
-    While the device computes a part, the host puts the batches of the next one in order.
+    While the device computes a chunk, the host puts the batches of the next one in order.
 
     Args:
       advance: that of `Programs`, or its `advance_all`.
@@ -126,7 +121,14 @@ def course(
     for a, b in itertools.pairwise(ends):
         state, loss = advance(state, *ready)
         ready = next(given, None)
-        yield Part(a, b, state, loss)
+        yield Chunk(a, b, state, loss)
+
+
+def warm(programs: Programs, data: Data, run: Run, *, validation: Data, every: int = CHUNK) -> None:
+    """Compiles what `train_one` calls, before it is timed and before several threads would."""
+    state = programs.init(run.learning_rate, len(run.order), run.seed)
+    state, _ = programs.advance(state, *no_steps(data, run.order, every))
+    evaluate(programs, state.params, Data(validation.inputs[:1], validation.labels[:1]))
 
 
 def train_one(
@@ -135,6 +137,7 @@ def train_one(
     run: Run,
     *,
     validation: Data,
+    train_score: bool = True,
     on_steps: Callable[[int], None] = lambda n: None,
     save: Callable[[TrainState, float, float], None] | None = None,
     save_every: int = 1,
@@ -147,6 +150,7 @@ def train_one(
       data: what `run.order` refers to, on the device or on the host.
       run: which run.
       validation: what it is scored on after its last step.
+      train_score: whether it is scored on the examples it has seen, too.
       on_steps: is told how many steps were done.
       save: is given the state, the mean loss of the last steps and the seconds of training, at
         each multiple of `save_every` and at the end.
@@ -163,179 +167,32 @@ def train_one(
     losses: list[float] = []
     every = CHUNK if save is None else save_every
     began = time.perf_counter()
-    for part in course(programs.advance, state, data, run.order, start=start, every=every):
-        state, count = part.state, part.end - part.start
-        losses += [check_loss(float(part.loss), run, part.end)] * count
+    for chunk in course(programs.advance, state, data, run.order, start=start, every=every):
+        state, count = chunk.state, chunk.end - chunk.start
+        losses += [check_loss(float(chunk.loss), run, chunk.end)] * count
         seconds += time.perf_counter() - began
         on_steps(count)
-        if save is not None and (part.end % save_every == 0 or part.end == steps):
+        if save is not None and (chunk.end % save_every == 0 or chunk.end == steps):
             save(state, sum(losses) / len(losses), seconds)
             losses = []
         began = time.perf_counter()
-    return scored(programs, data, run, state.params, validation, seconds)
-
-
-def train_together(
-    programs: Programs,
-    data: Data,
-    runs: Sequence[Run],
-    *,
-    validation: Data,
-    on_steps: Callable[[int], None] = lambda n: None,
-) -> list[Trained | None]:
-    """All runs, of equally many steps, as one program; each is charged its share of the time.
-
-    None is what a run leaves whose loss is no longer finite.
-    """
-    order = np.stack([run.order for run in runs])
-    steps = order.shape[1]
-    rates = np.array([run.learning_rate for run in runs], np.float32)
-    seeds = np.array([run.seed for run in runs])
-    state = programs.init_all(rates, np.full(len(runs), steps), seeds)
-    state, loss = programs.advance_all(state, *_none(data, order))  # compiled before it is timed
-    jax.block_until_ready(loss)
-    began, finite = time.perf_counter(), np.ones(len(runs), bool)
-    for part in course(programs.advance_all, state, data, order):
-        state = part.state
-        finite &= np.isfinite(part.loss)
-        on_steps((part.end - part.start) * len(runs))
-    rest = validation, (time.perf_counter() - began) / len(runs)
-    return [
-        scored(programs, data, run, jax.tree.map(operator.itemgetter(i), state.params), *rest)
-        if finite[i]
-        else None
-        for i, run in enumerate(runs)
-    ]
-
-
-def train_all(
-    programs: Programs,
-    data: Data,
-    runs: Sequence[Run],
-    *,
-    validation: Data,
-    on_steps: Callable[[int], None] = lambda n: None,
-) -> list[Trained | None]:
-    """Every run, the way that is fastest on this platform; None where its loss is not finite.
-
-    On an accelerator all runs are one program. On a CPU each core takes the next run: on two
-    cores, batches of 32 digits, one step of one run took 1.4 ms (cnn), 3.5 ms (attention) alone,
-    1.3 and 3.2 as one program of 5 runs, and 0.9 and 2.3 with a run on each core.
-    """
-    data = place(data)
-    if one_program():
-        return train_together(programs, data, runs, validation=validation, on_steps=on_steps)
-    # Compile before the threads start, or each would.
-    state = programs.init(runs[0].learning_rate, len(runs[0].order), runs[0].seed)
-    state, _ = programs.advance(state, *_none(data, runs[0].order))
-    evaluate(programs, state.params, Data(validation.inputs[:1], validation.labels[:1]))
-    stopped = threading.Event()
-
-    def count(steps: int) -> None:
-        if stopped.is_set():
-            raise concurrent.futures.CancelledError
-        on_steps(steps)
-
-    def one(run: Run) -> Trained | None:
-        left = len(run.order)
-
-        def done(steps: int) -> None:
-            nonlocal left
-            left -= steps
-            count(steps)
-
-        try:
-            return train_one(programs, data, run, validation=validation, on_steps=done)
-        except Diverged:
-            count(left)
-            return None
-
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-        futures = [pool.submit(one, run) for run in runs]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-        except BaseException:
-            # What a run or the person at the keyboard ended, the other runs need not finish.
-            stopped.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [future.result() for future in futures]
-
-
-def best_rate(
-    trained: Sequence[Trained | None], rates: Sequence[float]
-) -> tuple[int, list[Trained]]:
-    """Which learning rate has the best mean validation accuracy over its runs, and these.
-
-    The lower mean validation loss decides between equals. A rate of which a run diverged is none.
-
-    Args:
-      trained: equally many runs of each rate, those of the first rate first.
-      rates: the learning rates.
-
-    Raises:
-      Diverged: none is left.
-    """
-    count = len(trained) // len(rates)
-    ended, means = {}, {}
-    for i in range(len(rates)):
-        ended[i] = [run for run in trained[i * count : (i + 1) * count] if run is not None]
-        if len(ended[i]) == count:
-            accuracy, loss = np.mean([run.validation for run in ended[i]], axis=0)
-            means[i] = accuracy, -loss
-    if not means:
-        tried = ", ".join(f"{rate:g}" for rate in rates)
-        raise Diverged(f"learning_rates={tried}: expected a finite loss, each diverged")
-    best = max(means, key=means.__getitem__)
-    return best, ended[best]
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def one_program() -> bool:
-    """Whether `train_all` trains all runs together."""
-    return jax.default_backend() != "cpu"
-
-
-def at_once(count: int) -> int:
-    """How many of so many runs `train_all` trains at the same time."""
-    return count if one_program() else min(cores(), count)
-
-
-def check_memory(params: int, runs: int, *, called: str) -> None:
-    """Refuses as many runs of as many parameters where the memory cannot hold even these.
-
-    Raises:
-      UsageError: saying what is `called` so, how much it needs and how much there is.
-    """
-    there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if there is None and hasattr(os, "sysconf"):
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    together = at_once(runs)
-    if there is not None and BYTES * params * together > there:
-        raise UsageError(
-            f"{called}: {params:,} parameters need {BYTES * params * together / 2**30:,.0f} GiB "
-            f"of memory, {together} at once; there are {there / 2**30:,.0f}: ask for fewer"
-        )
+    seen = data if train_score else None
+    return scored(programs, run, state.params, seen, validation, seconds)
 
 
 def scored(
     programs: Programs,
-    data: Data,
     run: Run,
     params: chex.ArrayTree,
+    data: Data | None,
     validation: Data,
     seconds: float,
 ) -> Trained:
-    """A finished run with its scores on the examples it has seen and on the validation split."""
-    seen = np.unique(run.order)
-    train = evaluate(programs, params, Data(data.inputs[seen], data.labels[seen]))
+    """A finished run with its scores: of the examples it has seen in `data`, and of validation."""
+    train = None
+    if data is not None:
+        seen = np.unique(run.order)
+        train = evaluate(programs, params, Data(data.inputs[seen], data.labels[seen]))
     return Trained(params, train, evaluate(programs, params, validation), seconds)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import attnconv
-from attnconv import batching, compiled, models, results, runs, tasks, train
+from attnconv import batching, compiled, devices, models, results, runs, search, tasks, train
 from attnconv.config import Cell, Config, completed, load, of_lengths, plan
 from attnconv.errors import UsageError
 from attnconv.summary import METRICS, summary
@@ -25,8 +25,8 @@ def run(
     out: Path,
     *,
     keep: bool = True,
-    search: bool = True,
-    train_runs: Trainer = runs.train_all,
+    tune: bool = True,
+    train_runs: Trainer = search.train_all,
     on_start: Callable[[list[Cell], list[Cell]], None] = lambda cells, finished: None,
     on_steps: Callable[[Cell, int], None] = lambda cell, steps: None,
     on_finish: Callable[[Cell, list[results.Row]], None] = lambda cell, rows: None,
@@ -37,8 +37,8 @@ def run(
       config: what to compare.
       out: the folder of the results.
       keep: whether to keep what is finished in `out`, or to start again.
-      search: whether learning rates that are not given are a grid, or the middle of it.
-      train_runs: how the runs of a cell are trained; has the signature of `runs.train_all`.
+      tune: whether learning rates that are not given are a grid, or the middle of it.
+      train_runs: how the runs of a cell are trained; has the signature of `search.train_all`.
       on_start: is given all cells and those that are finished.
       on_steps: is told a cell and how many steps of it were done.
       on_finish: is given a cell and its rows.
@@ -48,11 +48,11 @@ def run(
         any learning rate.
     """
     task = load(config)
-    config = completed(config, task.spec, search=search)
+    config = completed(config, task.spec, tune=tune)
     cells = plan(config, task)
     for cell in cells:
         count = config.seeds * len(config.learning_rates)
-        runs.check_memory(cell.params, count, called=f"model {cell.model}")
+        devices.check_memory(cell.params, count, called=f"model {cell.model}")
     results.claim(out, identity(config, task))
     if not keep:
         results.forget(out)
@@ -112,7 +112,7 @@ def run_cell(
 ) -> list[results.Row]:
     """Trains a cell's grid of learning rates and seeds, chooses on validation, reads the test.
 
-    The learning rate is that of `runs.best_rate`. Only its runs are given the test split. A run
+    The learning rate is that of `search.best_rate`. Only its runs are given the test split. A run
     that diverged has no scores.
     """
     grid = []
@@ -132,7 +132,7 @@ def run_cell(
     data, validation = (train.Data(s.inputs, s.labels) for s in (task.train, task.validation))
     try:
         trained = train_runs(programs, data, grid, validation=validation)
-        chosen, kept = runs.best_rate(trained, config.learning_rates)
+        chosen, kept = search.best_rate(trained, config.learning_rates)
     except UsageError as error:
         raise UsageError(f"{cell.model} at train_size={cell.train_size}: {error}") from None
     picked = range(chosen * config.seeds, (chosen + 1) * config.seeds)
@@ -158,7 +158,7 @@ def run_cell(
                 "metric": METRICS[task.spec.output],
                 "validation": None if result is None else result.validation.accuracy,
                 "test": float(scores_of[i]) if i in scores_of else None,
-                "train": None if result is None else result.train.accuracy,
+                "train": None if result is None or result.train is None else result.train.accuracy,
                 "seconds": 0.0 if result is None else result.seconds,
             }
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from attnconv import compiled, environment, models, results, runs, stats, tasks
+from attnconv import compiled, devices, environment, models, results, stats, tasks
 from attnconv.config import Cell, Config
 
 METRICS = {"label": "accuracy", "labels": "accuracy", "sequence": "exact match"}
@@ -97,8 +97,8 @@ def summary(
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "environment": environment.describe(),
         "seconds": sum(row["seconds"] for row in rows),
-        "runs_at_once": runs.at_once(config.seeds * len(config.learning_rates)),
-        "one_program": runs.one_program(),
+        "runs_at_once": devices.at_once(config.seeds * len(config.learning_rates)),
+        "one_program": devices.one_program(),
         "metric": METRICS[task.spec.output],
         "confidence": CONFIDENCE,
         "cells": [cell_summary(cell) for cell in cells],

@@ -73,7 +73,7 @@ def main() -> None:
     )
     out = common.out_folder("train")
     trainer = functools.partial(train_runs, out=out, every=every)
-    common.run_study(config, out, keep=FLAGS.resume, search=False, train_runs=trainer)
+    common.run_study(config, out, keep=FLAGS.resume, tune=False, train_runs=trainer)
 
 
 if __name__ == "__main__":

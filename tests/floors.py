@@ -41,7 +41,7 @@ def test_floor(floor, tmp_path):
         pytest.skip(f"there is no {DATA}")
     data_dir = None if floor.task in tasks.names() else str(DATA / "tfds")
     config = study.Config(floor.task, (floor.model,), data_dir=data_dir, seeds=3)
-    (cell,) = study.run(config, tmp_path, search=False)["cells"]
+    (cell,) = study.run(config, tmp_path, tune=False)["cells"]
     print(floor.task, floor.model, cell["test"], cell["seconds"])
     assert cell["test"]["estimate"] >= floor.least
     assert cell["seconds"] <= floor.seconds

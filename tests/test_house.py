@@ -12,7 +12,7 @@ FLOORS = (
     ("bench", "claims"),
     ("report", "study"),
     ("summary",),
-    ("checkpoint", "environment", "results", "stats", "config"),
+    ("checkpoint", "search", "environment", "results", "stats", "config"),
     ("runs",),
     ("compiled",),
     ("train",),
@@ -20,7 +20,8 @@ FLOORS = (
     ("nn", "decoding", "batching", "analysis"),
     ("functional",),
     ("lowering",),
-    ("spec", "errors", "allocator"),
+    ("spec", "devices"),
+    ("errors", "allocator"),
 )
 STRANGERS = {
     ("models", "tasks"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnconv import batching, checkpoint, compiled, models, runs, tasks, train
+from attnconv import batching, checkpoint, compiled, models, runs, search, tasks, train
 from attnconv.errors import UsageError
 from attnconv.spec import Spec
 
@@ -88,8 +88,8 @@ def test_training_learns_and_repeats_to_the_bit():
 def test_on_each_core_or_as_one_program_is_the_same(name):
     data = toy()
     grid = [run_of(rate, seed, steps=10) for rate in (0.003, 0.01) for seed in (0, 1)]
-    apart = runs.train_all(programs(name), data, grid, validation=data)
-    together = runs.train_together(programs(name), data, grid, validation=data)
+    apart = search.train_all(programs(name), data, grid, validation=data)
+    together = search.train_together(programs(name), data, grid, validation=data)
     scores = [
         [programs(name).scores(result.params, data.inputs) for result in results]
         for results in (apart, together)
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_is_refused():
         runs.train_one(programs(), data, run_of(), validation=toy())
 
 
-@pytest.mark.parametrize("train_all", [runs.train_all, runs.train_together])
+@pytest.mark.parametrize("train_all", [search.train_all, search.train_together])
 def test_runs_that_diverge_leave_none_and_the_others_what_they_do_alone(train_all):
     data = toy()
     grid = [run_of(), run_of()._replace(learning_rate=1e30), run_of()]
@@ -200,15 +200,15 @@ def test_the_best_rate_is_that_of_the_best_mean_of_runs_that_all_ended():
         return runs.Trained({}, compiled.Score(0, 0), compiled.Score(accuracy, loss), 1.0)
 
     worse, equal, better = ended(0.5, 1.0), ended(0.7, 1.0), ended(0.7, 0.9)
-    assert runs.best_rate([worse, equal, better], [1.0, 2.0, 3.0])[0] == 2
-    assert runs.best_rate([better, equal, worse], [1.0, 2.0, 3.0])[0] == 0
-    assert runs.best_rate([worse, better, equal, equal], [1.0, 2.0])[0] == 1
-    assert runs.best_rate([better, None, worse, worse], [1.0, 2.0])[0] == 1, (
+    assert search.best_rate([worse, equal, better], [1.0, 2.0, 3.0])[0] == 2
+    assert search.best_rate([better, equal, worse], [1.0, 2.0, 3.0])[0] == 0
+    assert search.best_rate([worse, better, equal, equal], [1.0, 2.0])[0] == 1
+    assert search.best_rate([better, None, worse, worse], [1.0, 2.0])[0] == 1, (
         "one of its runs diverged"
     )
-    assert runs.best_rate([worse, equal], [1.0]) == (0, [worse, equal])
+    assert search.best_rate([worse, equal], [1.0]) == (0, [worse, equal])
     with pytest.raises(runs.Diverged, match=r"learning_rates=1, 2: expected a finite loss, each"):
-        runs.best_rate([None, better, None, None], [1.0, 2.0])
+        search.best_rate([None, better, None, None], [1.0, 2.0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from attnconv import batching, compiled, models, results, runs, study, tasks
+from attnconv import batching, compiled, devices, models, results, runs, search, study, tasks
 from attnconv.config import common_budget, completed, defaults, plan
 from attnconv.errors import UsageError
 from attnconv.spec import Graph, Spec
@@ -269,7 +269,7 @@ def own(request, small, tmp_path_factory):
     def stop_at_the_last(*args, **kwargs):
         if len(cells) == 2 * len(families) - 1:
             raise KeyboardInterrupt
-        return runs.train_all(*args, **kwargs)
+        return search.train_all(*args, **kwargs)
 
     def finish(cell, rows):
         cells.append(cell)
@@ -363,7 +363,7 @@ def test_what_the_summary_says_of_the_task(own):
     assert summary["task"]["padded"] and not summary["task"]["graph"]
     windows = {cell["model"]: cell["window"] for cell in summary["cells"]}
     assert windows == dict.fromkeys(config.models) | ({"cnn:9": 9} if output == "labels" else {})
-    assert summary["runs_at_once"] == runs.at_once(2) and not summary["one_program"]
+    assert summary["runs_at_once"] == devices.at_once(2) and not summary["one_program"]
 
 
 def test_scores_of_examples_have_the_spread_of_a_ratio_of_sums():

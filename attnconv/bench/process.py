@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from attnconv import runs
+from attnconv import devices
 
 # Ours apart from the rest of JAX: what a peer leaves in the allocator and caches slows it down.
 WORKER = {
@@ -110,7 +110,7 @@ def _start(arguments: list[str], platform: str | None) -> subprocess.Popen[bytes
     environment = os.environ | {
         "JAX_ENABLE_COMPILATION_CACHE": "0",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the workers share an accelerator
-        "OMP_NUM_THREADS": str(runs.cores()),
+        "OMP_NUM_THREADS": str(devices.cores()),
     }
     if platform is not None:
         environment["JAX_PLATFORMS"] = platform

@@ -84,7 +84,7 @@ def test(setting: Setting) -> Evidence:
         steps=STEPS,
         rates=RATES,
         seeds=range(setting.seed, setting.seed + SEEDS),
-        subset=lambda seed: mnist.subset(EXAMPLES, seed=seed),
+        subset=functools.partial(mnist.subset, EXAMPLES),
     )
     count = height * wide
     even = float(attention_distance(jnp.full((1, 1, count, count), 1 / count), (height, wide))[0])

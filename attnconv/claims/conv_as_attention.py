@@ -46,7 +46,7 @@ def test(setting: Setting) -> Evidence:
         steps=STEPS,
         rates=RATES,
         seeds=range(setting.seed, setting.seed + SEEDS),
-        subset=lambda seed: mnist.subset(EXAMPLES, seed=seed),
+        subset=functools.partial(mnist.subset, EXAMPLES),
     )
     (before, left_before), (after, left_after) = (
         described(trained.programs, params, probe.inputs[:PROBE])

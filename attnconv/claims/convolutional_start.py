@@ -17,16 +17,13 @@ from attnconv.claims.claim import (
     accuracy,
     points,
 )
-from attnconv.claims.training import family, fit
+from attnconv.claims.training import TEST, VALIDATION, family, fit, splits
 from attnconv.models.gated import Gated
-from attnconv.train import Data
 
 SEEDS, PARAMS, RATES = 5, 20_000, (0.003, 0.01)
 STEPS, LEAST = 10, 300  # for each root of the number of examples, and in all
 # The numbers of examples to train on, None for all.
 SIZES: dict[str, tuple[int | None, ...]] = {"mnist": (100, 1000), "cifar10_3k": (500, None)}
-# The most examples that are judged: more hardly narrow an interval.
-VALIDATION, TEST = 1000, 5000
 CONVOLUTION, RANDOM, ATTENTION = "gated, convolution", "gated, random", "attention"
 
 # Whether a seed is right on a test example, [R, E], by the number of training examples.
@@ -77,9 +74,7 @@ def makers(spec: models.Spec) -> dict[str, Callable[..., nnx.Module]]:
 
 def right(task: tasks.Task, make: Callable[..., nnx.Module], seed: int) -> Right:
     """Of one arm with each number of examples, all at the learning rate that the fewest choose."""
-    train = Data(task.train.inputs, task.train.labels)
-    validation = Data(task.validation.inputs[:VALIDATION], task.validation.labels[:VALIDATION])
-    probe = Data(task.test.inputs[:TEST], task.test.labels[:TEST])
+    train, validation, probe = splits(task, validation=VALIDATION, test=TEST)
     found: Right = {}
     rates: Sequence[float] = RATES
     for size in SIZES[task.name]:
@@ -91,15 +86,11 @@ def right(task: tasks.Task, make: Callable[..., nnx.Module], seed: int) -> Right
             steps=max(LEAST, round(STEPS * n**0.5)),
             rates=rates,
             seeds=range(seed, seed + SEEDS),
-            subset=functools.partial(_subset, task, size),
+            subset=functools.partial(task.subset, size),
         )
         rates = (trained.rate,)
         found[n] = trained.right(probe)
     return found
-
-
-def _subset(task: tasks.Task, size: int | None, seed: int) -> np.ndarray:
-    return task.subset(size, seed=seed)
 
 
 CLAIM = Claim(

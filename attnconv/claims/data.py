@@ -22,8 +22,7 @@ from attnconv.claims.claim import (
     accuracy,
     points,
 )
-from attnconv.claims.training import family, fit
-from attnconv.train import Data
+from attnconv.claims.training import TEST, VALIDATION, family, fit, splits
 
 SEEDS, PARAMS, RATES = 5, 15_000, (0.003, 0.01)
 STEPS, LEAST = 15, 300  # for each root of the number of examples, and in all
@@ -32,8 +31,6 @@ MANY, FEW_SEEDS = 10_000, 3
 # Of sharpness-aware minimisation: between the 0.05 of Foret et al. 2021 and the 0.2 that Chen et
 # al. 2022 take for vision transformers.
 RADIUS = 0.1
-# The most examples that are judged: more hardly narrow an interval.
-VALIDATION, TEST = 1000, 5000
 
 CNN, ATTENTION, SMALL = "cnn", "attention", "cnn of attention's FLOPs"
 PLAIN, FLOPS, AUGMENTED, SHARPNESS = "plain", "equal FLOPs", "augmented", "sharpness-aware"
@@ -46,7 +43,8 @@ def shifted(rng: Array, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
 
 def shifted_and_flipped(rng: Array, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Moved by up to 4 pixels, half of them mirrored."""
-    return random_flip(jax.random.fold_in(rng, 1), random_shift(rng, x, most=4))
+    shift, flip = jax.random.split(rng)
+    return random_flip(flip, random_shift(shift, x, most=4))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +148,7 @@ def fits(
     change: Mapping[str, Any],
 ) -> Found:
     """One arm with each number of examples, fewest first."""
-    data = Data(task.train.inputs, task.train.labels)
-    validation = Data(task.validation.inputs[:VALIDATION], task.validation.labels[:VALIDATION])
-    probe = Data(task.test.inputs[:TEST], task.test.labels[:TEST])
+    data, validation, probe = splits(task, validation=VALIDATION, test=TEST)
     found: Found = {}
     rates: Sequence[float] = RATES
     for size in sizes:
@@ -164,16 +160,12 @@ def fits(
             steps=max(LEAST, round(STEPS * n**0.5)),
             rates=rates if n > MANY else RATES,
             seeds=range(seed, seed + (FEW_SEEDS if n > MANY else SEEDS)),
-            subset=functools.partial(_subset, task, size),
+            subset=functools.partial(task.subset, size),
             **change,
         )
         rates = (trained.rate,)
         found[n] = trained.rate, trained.right(probe)
     return found
-
-
-def _subset(task: tasks.Task, size: int | None, seed: int) -> np.ndarray:
-    return task.subset(size, seed=seed)
 
 
 def row(

@@ -1,15 +1,15 @@
 """Four stages of convolution or attention: where should the one end and the other begin?"""
 
-import concurrent.futures
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from attnconv import batching, compiled, models, runs, tasks, train
+from attnconv import batching, compiled, devices, models, runs, tasks, train
 from attnconv import functional as F
 from attnconv.claims.claim import (
     Claim,
@@ -23,9 +23,8 @@ from attnconv.claims.claim import (
     over_examples,
     points,
 )
-from attnconv.claims.training import at_loss, fit, follow, splits
+from attnconv.claims.training import TEST, VALIDATION, at_loss, first, fit, follow, splits
 from attnconv.nn import Conv, EncoderBlock, Linear
-from attnconv.train import Data
 
 SEEDS, STEPS, RATES = 4, 1000, (0.003, 0.01)
 LEVEL, EVERY = 1.0, 50  # of the training loss, nats, looked for every few steps
@@ -33,8 +32,6 @@ PARAMS, FEATURES, HEAD = 22_000, (8, 16, 24, 32), 8
 RECIPE = train.Recipe()
 # Seen once each, so that none is learned by heart.
 ABUNDANT, ABUNDANT_SEEDS = 12_800, 3
-# The most examples that are judged: more hardly narrow an interval.
-VALIDATION, TEST = 1000, 5000
 LAYOUTS = ("CCCC", "CCCT", "CCTT", "CTTT", "TTTT")
 # What the source says of one layout and the next.
 GENERALISES = (
@@ -195,67 +192,71 @@ def test(setting: Setting) -> Evidence:
     )
 
 
+class AtLevel(NamedTuple):
+    """What a run scores where its training loss falls to LEVEL; NaN where it never does.
+
+    Attributes:
+      validation: the accuracy.
+      gap: the loss of each test example less the training loss, `[E]`.
+      right: whether it is right on each, `[E]`.
+    """
+
+    validation: float
+    gap: np.ndarray
+    right: np.ndarray
+
+
 def generalisation(
     task: tasks.Task, layout: str, seed: int
 ) -> tuple[float, Float[np.ndarray, "2 R E"]]:
-    """Gap of loss and accuracy of test examples where the training loss falls to LEVEL.
+    """The best rate, with its gap of loss and accuracy on test examples at LEVEL.
 
-    At the best rate.
-
-    That is the one with which validation accuracy is highest there.
+    The best has the highest mean validation accuracy there.
     """
-    data, validation, probe = splits(task)
-    validation, probe = _first(validation, VALIDATION), _first(probe, TEST)
-    looks = _first(data, VALIDATION), validation, probe
+    data, validation, probe = splits(task, validation=VALIDATION, test=TEST)
     placed = runs.place(data)
     programs = compiled.Programs(sized(layout, task.spec), RECIPE)
+    looks = first(data, VALIDATION), validation, probe
 
     def run(rate: float, seed: int, steps: int = STEPS) -> runs.Run:
         everything = np.arange(len(data.labels))
         order = batching.order(everything, steps=steps, batch=RECIPE.batch, seed=seed)
         return runs.Run(rate, seed, order)
 
-    def one(rate: float, seed: int) -> Float[np.ndarray, "V"]:
+    def one(run: runs.Run) -> AtLevel:
         try:
-            seen, validated, tested = follow(
-                programs, placed, run(rate, seed), looks, every=EVERY, least=LEVEL
-            )
+            paths = follow(programs, placed, run, looks, every=EVERY, least=LEVEL)
         except runs.Diverged:
-            return np.full(1 + 2 * len(probe.labels), np.nan)
+            never = np.full(len(probe.labels), np.nan)
+            return AtLevel(np.nan, never, never)
+        seen, validated, tested = paths
         losses = seen[..., 0].mean(axis=1)
-        values = (
-            validated[..., 1].mean(axis=1, keepdims=True),
-            tested[..., 0] - losses[:, None],
-            tested[..., 1],
-        )
-        return at_loss(losses, np.concatenate(values, axis=1), LEVEL)
+        (accuracy,) = at_loss(losses, validated[..., 1].mean(axis=1, keepdims=True), LEVEL)
+        gap = at_loss(losses, tested[..., 0] - losses[:, None], LEVEL)
+        return AtLevel(float(accuracy), gap, at_loss(losses, tested[..., 1], LEVEL))
 
-    # Compile before the threads start, or each would.
-    follow(programs, placed, run(RATES[0], seed, steps=1), [_first(data, 1)], every=1)
-    grid = list(itertools.product(RATES, range(seed, seed + SEEDS)))
-    with concurrent.futures.ThreadPoolExecutor(runs.cores()) as pool:
-        found = np.array(list(pool.map(one, *zip(*grid, strict=True))))
-    found = found.reshape(len(RATES), SEEDS, -1)
-    best = int(np.argmax(np.nan_to_num(found[:, :, 0].mean(axis=1), nan=-np.inf)))
-    return RATES[best], found[best, :, 1:].reshape(SEEDS, 2, -1).swapaxes(0, 1)
+    follow(programs, placed, run(RATES[0], seed, steps=1), [first(data, 1)], every=1)
+    seeds = range(seed, seed + SEEDS)
+    found = devices.on_each_core(one, [run(rate, s) for rate in RATES for s in seeds])
+    by_rate = [found[i * SEEDS : (i + 1) * SEEDS] for i in range(len(RATES))]
+    means = [np.mean([at.validation for at in of_rate]) for of_rate in by_rate]
+    best = int(np.argmax(np.nan_to_num(means, nan=-np.inf)))
+    return RATES[best], np.array([[at.gap, at.right] for at in by_rate[best]]).swapaxes(0, 1)
 
 
 def capacity(task: tasks.Task, layout: str, seed: int) -> Float[np.ndarray, "R E"]:
     """Whether seeds are right on test examples, where each training example is seen once."""
+    data, validation, probe = splits(task, validation=VALIDATION, test=TEST)
     trained = fit(
         sized(layout, task.spec),
-        Data(task.train.inputs, task.train.labels),
-        _first(Data(task.validation.inputs, task.validation.labels), VALIDATION),
+        data,
+        validation,
         steps=ABUNDANT // RECIPE.batch,
         rates=RATES,
         seeds=range(seed, seed + ABUNDANT_SEEDS),
-        subset=lambda seed: task.subset(ABUNDANT, seed=seed),
+        subset=functools.partial(task.subset, ABUNDANT),
     )
-    return trained.right(_first(Data(task.test.inputs, task.test.labels), TEST))
-
-
-def _first(data: Data, count: int) -> Data:
-    return Data(data.inputs[:count], data.labels[:count])
+    return trained.right(probe)
 
 
 def part(what: str, found: Measured, says: str, equal: float) -> Part:

@@ -1,5 +1,6 @@
 """Is the fully connected layer too flexible: too many parameters, too large a gap to the test?"""
 
+import functools
 import itertools
 
 import numpy as np
@@ -109,7 +110,7 @@ def _gaps(
         steps=STEPS,
         rates=RATES,
         seeds=seeds,
-        subset=lambda seed: digits.subset(EXAMPLES, seed=seed),
+        subset=functools.partial(digits.subset, EXAMPLES),
         recipe=RECIPE,
     )
     found = []

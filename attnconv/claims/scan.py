@@ -1,14 +1,12 @@
 """A sequence-to-sequence net does as it was shown; does it do what follows from that?"""
 
-import concurrent.futures
 import functools
 from collections.abc import Sequence
 
-import chex
 import numpy as np
 from jaxtyping import Shaped
 
-from attnconv import batching, compiled, models, runs, tasks, train
+from attnconv import batching, compiled, devices, models, runs, search, tasks, train
 from attnconv.claims.claim import (
     Claim,
     Evidence,
@@ -18,8 +16,7 @@ from attnconv.claims.claim import (
     Setting,
     accuracy,
 )
-from attnconv.claims.training import splits
-from attnconv.train import Data
+from attnconv.claims.training import first, splits
 
 MODEL = "attention"
 SEEDS, STEPS, PARAMS, RATE = 3, 5000, 50_000, 0.003
@@ -76,38 +73,27 @@ def exact_match(task: tasks.Task, seeds: Sequence[int]) -> list[Shaped[np.ndarra
     make = functools.partial(models.make, MODEL, task.spec, size)
     programs = compiled.Programs(make, train.Recipe(), padded=True)
     data, validation, test = splits(task)
-    data, lengths = runs.place(data), batching.lengths(data.inputs, data.labels)
+    examples, lengths = np.arange(len(data.labels)), batching.lengths(data.inputs, data.labels)
+    batch = programs.recipe.batch
 
-    # Compile before the threads start, or each would.
-    first = trained(programs, data, lengths, seed=0, steps=1)
-    compiled.evaluate(programs, first, Data(validation.inputs[:1], validation.labels[:1]))
+    def run(seed: int) -> runs.Run:
+        order = batching.order(examples, steps=STEPS, batch=batch, seed=seed, lengths=lengths)
+        return runs.Run(RATE, seed, order)
 
-    def of(seed: int) -> list[np.ndarray]:
-        params = trained(programs, data, lengths, seed=seed, steps=STEPS)
+    # The one rate needs no score; whole sequences take long to write.
+    trained = search.train_all(
+        programs, data, list(map(run, seeds)), validation=first(validation, 1), train_score=False
+    )
+    _, kept = search.best_rate(trained, [RATE])
+
+    def written(of: runs.Trained) -> list[np.ndarray]:
         return [
-            compiled.right(compiled.judged(programs, params, on)[0], on.labels, writes=True)[0]
+            compiled.right(compiled.judged(programs, of.params, on)[0], on.labels, writes=True)[0]
             for on in (validation, test)
         ]
 
-    with concurrent.futures.ThreadPoolExecutor(runs.cores()) as pool:
-        found = list(pool.map(of, seeds))
+    found = devices.on_each_core(written, kept)
     return [np.stack(right) for right in zip(*found, strict=True)]
-
-
-def trained(
-    programs: compiled.Programs, data: Data, lengths: np.ndarray, *, seed: int, steps: int
-) -> chex.ArrayTree:
-    """The parameters after the last step.
-
-    Not by `runs.train_all`, which has every training sequence written too: a third of the time.
-    """
-    examples, batch = np.arange(len(lengths)), programs.recipe.batch
-    order = batching.order(examples, steps=steps, batch=batch, seed=seed, lengths=lengths)
-    run, state = runs.Run(RATE, seed, order), programs.init(RATE, steps, seed)
-    for part in runs.course(programs.advance, state, data, order):
-        state = part.state
-        runs.check_loss(float(part.loss), run, part.end)
-    return state.params
 
 
 CLAIM = Claim(

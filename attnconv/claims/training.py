@@ -10,8 +10,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from attnconv import batching, compiled, models, runs, tasks, train
+from attnconv import batching, compiled, models, runs, search, tasks, train
 from attnconv.train import Data
+
+# The most examples that most experiments judge: more hardly narrow an interval.
+VALIDATION, TEST = 1000, 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +26,12 @@ class Fit:
       seeds: of weights, subset and batch order.
       params: of each seed.
       rate: the learning rate.
-      train, validation: mean loss and accuracy of each seed.
     """
 
     programs: compiled.Programs
     seeds: Sequence[int]
     params: list[chex.ArrayTree]
     rate: float
-    train: list[compiled.Score]
-    validation: list[compiled.Score]
 
     @property
     def untrained(self) -> list[chex.ArrayTree]:
@@ -80,16 +80,9 @@ def fit(
         return batching.order(examples, steps=steps, batch=recipe.batch, seed=seed)
 
     grid = [runs.Run(rate, seed, order(seed)) for rate in rates for seed in seeds]
-    trained = runs.train_all(programs, data, grid, validation=validation)
-    best, kept = runs.best_rate(trained, rates)
-    return Fit(
-        programs,
-        seeds,
-        [t.params for t in kept],
-        rates[best],
-        [t.train for t in kept],
-        [t.validation for t in kept],
-    )
+    trained = search.train_all(programs, data, grid, validation=validation, train_score=False)
+    best, kept = search.best_rate(trained, rates)
+    return Fit(programs, seeds, [run.params for run in kept], rates[best])
 
 
 def follow(
@@ -138,12 +131,17 @@ def at_loss(
     return values[i - 1] + way * (values[i] - values[i - 1])
 
 
-def splits(task: tasks.Task) -> tuple[Data, Data, Data]:
-    """To train on, to choose by and to test on."""
-    train, validation, test = (
-        Data(split.inputs, split.labels) for split in (task.train, task.validation, task.test)
-    )
-    return train, validation, test
+def splits(
+    task: tasks.Task, *, validation: int | None = None, test: int | None = None
+) -> tuple[Data, Data, Data]:
+    """To train on, to choose by and to test on: of the last two the first so many examples."""
+    own = Data(task.train.inputs, task.train.labels)
+    return own, first(task.validation, validation), first(task.test, test)
+
+
+def first(data: Data | tasks.Split, count: int | None) -> Data:
+    """The first so many examples; all where None."""
+    return Data(data.inputs[:count], data.labels[:count])
 
 
 @functools.lru_cache(maxsize=1)

@@ -53,7 +53,7 @@ class Task:
     validation: Split
     test: Split
 
-    def subset(self, size: int | None, *, seed: int) -> Int[np.ndarray, "n"]:
+    def subset(self, size: int | None, seed: int) -> Int[np.ndarray, "n"]:
         """Indices of `size` training examples, as many of each class as there are.
 
         One seeded order is drawn, in rounds: each round holds one example of every class that has

@@ -87,7 +87,7 @@ def test_a_net_of_a_known_radius_is_measured_as_such(small):
     test = reach.find_task(400, seed=[0, 2])
     programs = compiled.Programs(lambda rngs: Oracle(4, rngs=rngs), train.Recipe())
     params = nnx.split(Oracle(4, rngs=nnx.Rngs(0)))[1]
-    trained = training.Fit(programs, [0], [params], 0.01, [], [])
+    trained = training.Fit(programs, [0], [params], 0.01)
     found = {d: scores.mean() for d, scores in reach.by_distance(trained, test).items()}
     assert found[1] == found[3] == 1.0
     assert found[8] == pytest.approx(0.25, abs=0.08)
@@ -101,7 +101,7 @@ def test_what_lies_beyond_a_window_changes_nothing_and_what_lies_in_it_does(smal
     make = training.family(name, Spec((24, 5), 4, "labels"), params=4000)
     programs = compiled.Programs(make, train.Recipe())
     params = programs.init(0.01, 1, 0).params
-    trained = training.Fit(programs, [0], [params], 0.01, [], [])
+    trained = training.Fit(programs, [0], [params], 0.01)
     test = reach.find_task(64, seed=[0, 2])
     assert reach.change_from_beyond(trained, params, test, radius) < reach.EXACT
     assert reach.change_from_beyond(trained, params, test, radius - 1) > 1e-3

@@ -51,7 +51,7 @@ def measured(make, x):
     """Of a net as it starts: what the experiment finds, and the same from loops."""
     programs = compiled.Programs(make, train.Recipe())
     params = programs.init(0.01, 1, 0).params
-    trained = training.Fit(programs, [0], [params], 0.01, [], [])
+    trained = training.Fit(programs, [0], [params], 0.01)
     (found,) = translation._changes(trained, [params], train.Data(x, np.zeros(len(x))))
 
     def scores(x):
