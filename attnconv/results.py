@@ -1,6 +1,7 @@
 """The files of a study in its folder: what was asked, what is finished, what was predicted."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -34,8 +35,13 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
-def claim(out: Path, config: Mapping[str, Any]) -> None:
+def open_folder(out: Path, config: Mapping[str, Any], *, keep: bool = True) -> None:
     """Makes the folder that of this configuration, or finds that it already is.
+
+    Args:
+      out: the folder.
+      config: what its results must agree in.
+      keep: whether to keep what was trained in it, or to remove that, also another configuration's.
 
     Raises:
       UsageError: it holds another configuration's results, or is not a folder.
@@ -44,7 +50,10 @@ def claim(out: Path, config: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(config))
     if path.exists():
         found = read_object(path)
-        if found != wanted:
+        if not keep and set(found) == set(wanted):
+            _forget(out)
+            write_json(path, wanted)
+        elif found != wanted:
             keys = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
             differences = ", ".join(
                 f"{k}={json.dumps(found.get(k))} there, {json.dumps(wanted.get(k))} asked"
@@ -82,8 +91,8 @@ def read_object(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def forget(out: Path) -> None:
-    """Removes what was trained in the folder, so that its configuration is run again."""
+def _forget(out: Path) -> None:
+    """Removes what was trained in the folder."""
     for name in ("results.jsonl", "metrics.jsonl"):
         (out / name).unlink(missing_ok=True)
     for name in ("predictions", "checkpoints"):
@@ -91,7 +100,7 @@ def forget(out: Path) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file, up to a last line that a kill cut off.
+    """The rows of a results file, up to a last line that was cut off.
 
     Raises:
       UsageError: a line before the last is not a row.
@@ -123,10 +132,9 @@ def predictions_path(out: Path, model: str, train_size: int) -> Path:
 def write_predictions(path: Path, predicted: np.ndarray) -> None:
     """Saves the predicted labels `[seeds, test examples]` of the chosen runs of a cell."""
     path.parent.mkdir(exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.save(file, predicted)
-    part.replace(path)
+    content = io.BytesIO()
+    np.save(content, predicted)
+    write_whole(path, content.getvalue())
 
 
 def read_predictions(path: Path) -> np.ndarray:

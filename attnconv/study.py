@@ -53,9 +53,7 @@ def run(
     for cell in cells:
         count = config.seeds * len(config.learning_rates)
         devices.check_memory(cell.params, count, called=f"model {cell.model}")
-    results.claim(out, identity(config, task))
-    if not keep:
-        results.forget(out)
+    results.open_folder(out, identity(config, task), keep=keep)
 
     path = out / "results.jsonl"
     rows, finished = [], []

@@ -37,6 +37,7 @@ flags.DEFINE_float(
 flags.DEFINE_boolean("memory", True, "Measure peak memory too, each peer in a fresh process.")
 flags.DEFINE_boolean("docs", False, "Write the page and its figures into docs/ too.")
 flags.DEFINE_string("beside", None, "Another bench.json, of another JAX, to show on the page.")
+flags.declare_key_flag("list")
 flags.declare_key_flag("out")
 FLAGS = flags.FLAGS
 
@@ -129,5 +130,10 @@ def _versions() -> dict[str, str]:
     return {peer: importlib.metadata.version(peer) for peer in peers} | {"commit": commit}
 
 
+def show_list() -> None:
+    for case in cases.select("all"):
+        print(f"{case.suite:<10} {case.name}")
+
+
 if __name__ == "__main__":
-    common.launch(main)
+    common.launch(main, listing=show_list)

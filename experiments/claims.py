@@ -6,18 +6,17 @@
 
 Each claim has a source, a criterion and the smallest experiment that could contradict it; the
 verdict is "holds", "does not hold here" or "not decided". In --out: claims.html and claims.md to
-read, a figure for each claim, claims.json. What is there already, of the same seed, is kept.
+read, a figure for each claim, claims.json. What is there already, of the same seed, is kept, but
+for claims whose text or experiment has changed.
 """
 
-import dataclasses
 import time
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-import attnconv
-from attnconv import claims, environment, results
+from attnconv import claims
+from attnconv.claims import store
 from attnconv.config import MOST_SEED
 from attnconv.errors import UsageError, unknown
 from attnconv.report import claims as report
@@ -35,9 +34,6 @@ for name in ("data_dir", "list", "out", "seed"):
 FLAGS = flags.FLAGS
 
 MOST_RUNS = 1000  # of a claim, each with a seed of its own
-ABOUT = ("name", "statement", "source", "criterion")
-EVIDENCE = tuple(field.name for field in dataclasses.fields(claims.Evidence))
-RECORDED = {*ABOUT, *EVIDENCE, "verdict", "seconds", "seed", "version", "environment"}
 
 
 def main() -> None:
@@ -58,28 +54,12 @@ def main() -> None:
         raise UsageError(f"claim {name}: expected {', '.join(sets)} in --data_dir")
 
     out = Path(FLAGS.out or "runs/claims").expanduser()
-    path = out / "claims.json"
-    with results.making(out):
-        stored = results.read_object(path) if path.exists() else {}
-    broken = [k for k, v in stored.items() if not isinstance(v, dict) or not set(v) >= RECORDED]
-    if broken and FLAGS.resume:
-        raise UsageError(
-            f"{path}: expected {', '.join(sorted(RECORDED))} of each, {broken[0]} lacks some: name "
-            f"another --out, or --noresume to begin again"
-        )
-    mark = {"seed": FLAGS.seed, "version": attnconv.__version__}
-    stored = {} if broken else stored
-    others = [kept for kept in stored.values() if any(kept[key] != mark[key] for key in mark)]
-    if others and FLAGS.resume:
-        raise UsageError(
-            f"{out}: holds claims of seed {others[0]['seed']} and version "
-            f"{others[0]['version']}, not {mark['seed']} and {mark['version']}: expected another "
-            f"--out, or --noresume to begin again"
-        )
-    stored = {} if others else stored
+    stored, outdated = store.load(out, claims.CLAIMS, seed=FLAGS.seed, keep=FLAGS.resume)
     shown = {*stored, *(claim.name for claim in chosen if claim.name not in lacking)}
     if FLAGS.docs and (absent := set(claims.CLAIMS) - shown):
         raise UsageError(f"docs: expected all claims, {min(absent)} is not there")
+    for name in outdated:
+        print(f"{name:<20} has changed since it was tested: its old verdict is dropped")
     for claim in chosen:
         kept = FLAGS.resume and claim.name in stored
         if claim.name in lacking and not kept:
@@ -90,38 +70,20 @@ def main() -> None:
             print(f"{claim.name:<20} {claim.statement}", flush=True)
             evidence = claim.test(setting)
             seconds = time.perf_counter() - began
-            measured = {"seconds": seconds, "environment": environment.describe(), **mark}
-            stored[claim.name] = {**record(claim, evidence), **measured}
-            results.write_json(path, stored)
+            stored[claim.name] = store.record(claim, evidence, seconds=seconds, seed=FLAGS.seed)
+            store.save(out, stored)
         found = stored[claim.name]
         print(f"{'':<20} {found['verdict']} ({found['seconds']:.0f} s)")
         for part in found["parts"]:
             print(f"{'':<22} {part['what']}: {report.values_of(part)}")
-    found = [stored[name] for name in claims.CLAIMS if name in stored]
-    if not found:
+    verdicts = [stored[name] for name in claims.CLAIMS if name in stored]
+    if not verdicts:
         return
-    report.write(found, out)
-    report.write_page(found, out)
+    report.write(verdicts, out)
+    report.write_page(verdicts, out)
     print(f"\nIn {out}: claims.html, claims.md, figures (.svg), claims.json")
     if FLAGS.docs:
-        report.write(found, Path("docs"))
-
-
-def record(claim: claims.Claim, evidence: claims.Evidence) -> dict[str, Any]:
-    """A claim with its evidence and verdict, as JSON values."""
-    parts = [
-        {
-            "what": part.what,
-            **part.measured._asdict(),
-            "above": part.above,
-            "below": part.below,
-            "verdict": part.verdict,
-        }
-        for part in evidence.parts
-    ]
-    found = {**dataclasses.asdict(evidence), "parts": parts}
-    told = {key: getattr(claim, key) for key in ABOUT}
-    return {**told, "verdict": evidence.verdict, **found}
+        report.write(verdicts, Path("docs"))
 
 
 def show_list() -> None:

@@ -12,7 +12,7 @@ is already there is kept: the same command goes on where it stopped.
 from absl import flags
 
 from attnconv import study
-from experiments import common
+from experiments import common, studies
 
 flags.DEFINE_list(
     "models",
@@ -39,7 +39,7 @@ flags.DEFINE_integer(
     "parameters, 100,000 where each vector has a label, 400,000 to write sequences; twice as many "
     "and so on where a family cannot be that small. --match=flops needs one.",
 )
-flags.adopt_module_key_flags(common)
+flags.adopt_module_key_flags(studies)
 FLAGS = flags.FLAGS
 
 
@@ -48,18 +48,18 @@ def main() -> None:
         task=FLAGS.task,
         data_dir=FLAGS.data_dir,
         models=tuple(FLAGS.models),
-        train_sizes=common.train_sizes("train_sizes", FLAGS.train_sizes),
+        train_sizes=studies.train_sizes("train_sizes", FLAGS.train_sizes),
         seeds=FLAGS.seeds,
-        learning_rates=common.numbers("learning_rates", FLAGS.learning_rates, float),
+        learning_rates=studies.numbers("learning_rates", FLAGS.learning_rates, float),
         match=FLAGS.match,
         budget=FLAGS.budget,
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         dtype=FLAGS.dtype,
-        **common.task_options(),
+        **studies.task_options(),
     )
-    common.run_study(config, common.out_folder("compare"))
+    studies.run_study(config, studies.out_folder("compare"))
 
 
 if __name__ == "__main__":
-    common.launch(main)
+    common.launch(main, listing=studies.show_list)

@@ -16,7 +16,7 @@ from absl import flags
 
 from attnconv import checkpoint, compiled, models, runs, study, train
 from attnconv.errors import UsageError
-from experiments import common
+from experiments import common, studies
 
 flags.DEFINE_string("model", "cnn", f"The family: {', '.join(models.FAMILIES)}.")
 flags.DEFINE_string("train_size", "all", "How many training examples, or all.")
@@ -30,8 +30,12 @@ flags.DEFINE_integer(
     None,
     "Steps between two checkpoints, and two lines of metrics.jsonl. Default: a twentieth of them.",
 )
-flags.DEFINE_boolean("resume", True, "Go on from what is in --out; --noresume starts again.")
-flags.adopt_module_key_flags(common)
+flags.DEFINE_boolean(
+    "resume",
+    True,
+    "Go on from what is in --out; --noresume removes what was trained there and starts again.",
+)
+flags.adopt_module_key_flags(studies)
 FLAGS = flags.FLAGS
 
 
@@ -62,19 +66,19 @@ def main() -> None:
         task=FLAGS.task,
         data_dir=FLAGS.data_dir,
         models=(FLAGS.model,),
-        train_sizes=common.train_sizes("train_size", [FLAGS.train_size]),
+        train_sizes=studies.train_sizes("train_size", [FLAGS.train_size]),
         seeds=1,
         learning_rates=() if rate is None else (rate,),
         match="none",
         steps=FLAGS.steps,
         seed=FLAGS.seed,
         dtype=FLAGS.dtype,
-        **common.task_options(),
+        **studies.task_options(),
     )
-    out = common.out_folder("train")
+    out = studies.out_folder("train")
     trainer = functools.partial(train_runs, out=out, every=every)
-    common.run_study(config, out, keep=FLAGS.resume, tune=False, train_runs=trainer)
+    studies.run_study(config, out, keep=FLAGS.resume, tune=False, train_runs=trainer)
 
 
 if __name__ == "__main__":
-    common.launch(main)
+    common.launch(main, listing=studies.show_list)

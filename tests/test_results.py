@@ -44,23 +44,43 @@ def test_a_broken_line_before_the_last_is_an_error_with_its_number(tmp_path):
 
 def test_a_folder_belongs_to_one_configuration(tmp_path):
     out = tmp_path / "a" / "b"
-    results.claim(out, {"task": "digits", "sizes": (1, None)})
-    results.claim(out, {"task": "digits", "sizes": (1, None)})
+    results.open_folder(out, {"task": "digits", "sizes": (1, None)})
+    results.open_folder(out, {"task": "digits", "sizes": (1, None)})
     with pytest.raises(UsageError, match=r'another configuration.*task="digits" there, "mnist"'):
-        results.claim(out, {"task": "mnist", "sizes": (1, None)})
+        results.open_folder(out, {"task": "mnist", "sizes": (1, None)})
     assert json.loads((out / "config.json").read_text()) == {"task": "digits", "sizes": [1, None]}
+
+
+def test_beginning_again_removes_what_was_trained_and_nothing_else(tmp_path):
+    results.open_folder(tmp_path, {"steps": 20})
+    (tmp_path / "checkpoints" / "20").mkdir(parents=True)
+    for name in ("results.jsonl", "metrics.jsonl", "notes.txt"):
+        (tmp_path / name).write_text("")
+    results.open_folder(tmp_path, {"steps": 30}, keep=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "notes.txt"}
+    assert json.loads((tmp_path / "config.json").read_text()) == {"steps": 30}
+
+
+def test_beginning_again_leaves_a_folder_of_something_else(tmp_path):
+    (tmp_path / "config.json").write_text('{"port": 8080}')
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UsageError, match="another configuration's results: port=8080 there"):
+        results.open_folder(tmp_path, {"steps": 30}, keep=False)
+    (tmp_path / "config.json").unlink()
+    results.open_folder(tmp_path, {"steps": 30}, keep=False)
+    assert (tmp_path / "checkpoints").is_dir()
 
 
 def test_a_folder_that_cannot_be_claimed(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="expected a folder that can be made and written"):
-        results.claim(tmp_path / "file", {})
+        results.open_folder(tmp_path / "file", {})
     (tmp_path / "results.jsonl").write_text("")
     with pytest.raises(UsageError, match=r"expected a config.json beside its results.jsonl"):
-        results.claim(tmp_path, {})
+        results.open_folder(tmp_path, {})
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"expected a JSON object in config.json"):
-        results.claim(tmp_path, {})
+        results.open_folder(tmp_path, {})
 
 
 def test_predictions_come_back(tmp_path):

@@ -1,5 +1,6 @@
 """The entrypoint of the claims: what it lists, refuses, passes over, keeps and writes."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ from absl.testing import flagsaver
 
 import attnconv
 from attnconv import claims
+from attnconv.claims import store
 from attnconv.claims.claim import Evidence, Figure, Measured, Part, Series
 from attnconv.errors import UsageError
 from experiments import claims as entrypoint
@@ -192,10 +194,29 @@ def test_what_is_there_is_kept_and_never_mixed_with_other_seeds(fakes, run, monk
     assert times_tested(fakes) == [3, 1, 0]
 
 
+def test_the_verdict_of_a_claim_that_has_changed_is_dropped(fakes, run, monkeypatch, capsys):
+    first = run()["first"]
+    told = dataclasses.replace(fakes[0].claim, criterion="Above 7.")
+    monkeypatch.setitem(claims.CLAIMS, "first", told)
+    assert list(run("--only=second")) == ["first", "second"], "nothing was measured"
+    assert "first is so" not in (run.out / "claims.md").read_text()
+    assert "first                has changed since it was tested" in capsys.readouterr().out
+    assert run()["first"]["criterion"] == "Above 7."
+    assert times_tested(fakes) == [2, 1, 0]
+    # So is that of one whose experiment is another.
+    monkeypatch.setattr(store.inspect, "getsource", lambda module: "another experiment")
+    again = run()
+    assert times_tested(fakes) == [3, 2, 0]
+    assert again["first"]["parts"] == first["parts"]
+    monkeypatch.delitem(claims.CLAIMS, "first")
+    run()
+    assert "first is so" not in (run.out / "claims.md").read_text()
+
+
 def test_the_page_tells_every_machine_that_measured(fakes, run, monkeypatch):
     run("--only=first")
     other = {"device": "gpu: another", "jax": "9.9"}
-    monkeypatch.setattr(entrypoint.environment, "describe", lambda: other)
+    monkeypatch.setattr(store.environment, "describe", lambda: other)
     stored = run("--only=second")
     here = stored["first"]["environment"]
     assert stored["second"]["environment"] == other
@@ -210,7 +231,7 @@ def test_the_page_tells_every_machine_that_measured(fakes, run, monkeypatch):
         ("[1]", "expected a JSON object in claims.json"),
         (
             '{"first": {"seed": 0}}',
-            "claims.json: expected criterion, environment, .*, first lacks some",
+            "claims.json: expected code, criterion, environment, .*, first lacks some",
         ),
     ],
 )
