@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from attnconv import compiled, results, runs, train
@@ -39,7 +40,9 @@ def train_saved(
         step, state = manager.latest_step() or 0, None
         if step:
             like = jax.eval_shape(programs.init, run.learning_rate, len(run.order), run.seed)
-            state = manager.restore(step, args=ocp.args.StandardRestore(like))
+            restored = manager.restore(step, args=ocp.args.StandardRestore(like))
+            # Not bound to a device, as a new state: else all would be compiled a second time.
+            state = jax.tree.map(jnp.asarray, jax.device_get(restored))
             on_steps(step)
         lines = [line for line in read_metrics(metrics) if line["step"] <= step]
         before = lines[-1]["seconds"] if lines else 0.0

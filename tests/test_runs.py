@@ -299,3 +299,36 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(tmp_path):
 
     straight = runs.train_one(programs(), data, run_of(), validation=data)
     chex.assert_trees_all_equal(straight.params, resumed.params)
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_nothing_is_compiled_while_a_saved_run_is_timed(tmp_path, monkeypatch, on_host):
+    if on_host:
+        monkeypatch.setattr(runs, "HOST_BYTES", 100)
+    own = compiled.Programs(
+        functools.partial(models.make, "mlp", SPEC, models.Size(8, 8)), train.Recipe(batch=16)
+    )
+    sizes, train_one = [], runs.train_one
+
+    def counted(*args, **options):
+        sizes.append((own.advance._cache_size(), own.judge._cache_size()))
+        trained = train_one(*args, **options)
+        sizes.append((own.advance._cache_size(), own.judge._cache_size()))
+        return trained
+
+    done = []
+
+    def stop(steps):
+        done.append(steps)
+        if len(done) == 2:
+            raise Killed
+
+    monkeypatch.setattr(runs, "train_one", counted)
+    saved = functools.partial(
+        checkpoint.train_saved, own, toy(), run_of(), out=tmp_path, every=25, validation=toy()
+    )
+    with pytest.raises(Killed):
+        saved(on_steps=stop)
+    saved(on_steps=done.append)
+    assert done == [25, 25, 25, 25, 25, 25, 20], "it was saved, and goes on from there"
+    assert sizes == [(1, 1)] * 3
