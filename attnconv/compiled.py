@@ -28,7 +28,7 @@ class Programs:
     """The compiled functions of one model and recipe, used by every run of them.
 
     A model that writes sequences has a method `predict(x)`, and is called with the labels too. One
-    that takes examples of any length has `any_length`.
+    that takes examples of any length has a true `any_length`.
 
     Args:
       make: makes a model, given `rngs`.
@@ -38,7 +38,7 @@ class Programs:
       augment: `(rng, inputs) -> inputs`, changes what is trained on at random.
 
     Attributes:
-      writes: whether it is one.
+      writes: whether the model writes sequences.
       init: `(learning_rate, steps, seed) -> TrainState`.
       advance: `(state, data, order, count) -> (state, mean loss)`: the first `count` batches of
         the indices `order [most, batch]` in one loop on the device. The state's buffers are given
@@ -63,7 +63,7 @@ class Programs:
         self.recipe = recipe
         self.writes = hasattr(shapes, "predict")
         # Under `vmap` over runs all lengths would be computed, and on an accelerator they are.
-        cut = padded and shapes.any_length and jax.default_backend() == "cpu"
+        cut = padded and getattr(shapes, "any_length", False) and jax.default_backend() == "cpu"
 
         def cast(tree: Any) -> Any:
             """Numbers that a model computes with; tokens, nodes and labels stay as they are."""

@@ -8,7 +8,7 @@ from attnconv import models, tasks
 from attnconv.errors import UsageError
 from attnconv.spec import Spec
 
-MOST_SEED = 2**31  # seeds are 32-bit integers on the device
+SEEDS = 2**31  # from 0 on: they are 32-bit integers on the device
 
 
 class Defaults(NamedTuple):
@@ -58,9 +58,9 @@ class Config:
         for rate in self.learning_rates:
             if not 0 < rate < float("inf"):
                 raise UsageError(f"learning_rates={rate}: expected positive finite numbers")
-        if not 0 <= self.seed <= MOST_SEED - self.seeds:
+        if not 0 <= self.seed <= SEEDS - self.seeds:
             raise UsageError(
-                f"seed={self.seed}, seeds={self.seeds}: expected seeds from 0 to {MOST_SEED - 1}"
+                f"seed={self.seed}, seeds={self.seeds}: expected seeds from 0 to {SEEDS - 1}"
             )
         if self.match == "none" and self.budget is not None:
             raise UsageError(f"match=none, budget={self.budget}: expected no budget")
@@ -89,6 +89,7 @@ def plan(config: Config, task: tasks.Task) -> list[Cell]:
         size = models.size_for(name, task.spec, budget=config.budget, match=match)
         model = models.shapes(name, task.spec, size)
         built[name] = size, models.parameters(model), models.flops(model, task.spec)
+    _check_windows(config.models, task.spec)
     sizes = {len(task.subset(size, seed=config.seed)) for size in config.train_sizes}
     for train_size in sorted(sizes):
         steps = config.steps
@@ -99,7 +100,7 @@ def plan(config: Config, task: tasks.Task) -> list[Cell]:
 
 
 def defaults(spec: Spec) -> Defaults:
-    """Chosen on validation splits.
+    """Parameters, learning rates and steps where none are asked for; chosen on validation splits.
 
     A text of one label is soon learned by heart: at 30, 11 steps for each root the cnn scored 75.2,
     77.0 % on the validation split of the sentences of Pang and Lee 2005.
@@ -125,6 +126,15 @@ def completed(config: Config, spec: Spec, *, tune: bool = True) -> Config:
         budget = common_budget(names, spec, default.params)
     rates = config.learning_rates or default.learning_rates[slice(None) if tune else slice(1, 2)]
     return dataclasses.replace(config, models=names, learning_rates=rates, budget=budget)
+
+
+def _check_windows(names: Sequence[str], spec: Spec) -> None:
+    """Refuses a family twice with the same window, one of them by its default."""
+    seen: dict[tuple[str, int | None], str] = {}
+    for name in names:
+        same = seen.setdefault((name.partition(":")[0], models.window(name, spec)), name)
+        if same != name:
+            raise UsageError(f"models={same},{name}: expected each once, these are the same")
 
 
 def of_lengths(spec: Spec) -> bool:

@@ -119,7 +119,8 @@ def beam(
       UsageError: `steps` or `beams` is below 1.
 
     Source: Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 3.2;
-    Wu et al. 2016, Google's Neural Machine Translation System, section 7 (length).
+    Wu et al. 2016, Google's Neural Machine Translation System, section 7, for the penalty, there
+    `((5 + length) / 6)^a`.
 
     >>> next = jnp.log(jnp.array([[1, 0, 0], [0.4, 0.3, 0.3], [0.9, 0, 0.1], [0.1, 0.5, 0.4]]))
     >>> step = lambda cache, symbols, position: (next[symbols], cache)

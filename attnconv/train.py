@@ -37,6 +37,10 @@ class Recipe:
     label_smoothing: float = 0.1
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup}: expected a part of the steps below 1")
+
     def optimizer(self) -> optax.GradientTransformation:
         """AdamW after clipping, at a learning rate of one: the step scales its update."""
         return optax.chain(
@@ -49,7 +53,7 @@ class Recipe:
         )
 
     def schedule(self, step: Int[Array, ""], steps: Int[Array, ""]) -> Float[Array, ""]:
-        """The part of the peak learning rate that holds at a step: a ramp, then half a cosine.
+        """The learning rate at a step as a part of its peak: a ramp, then half a cosine.
 
         The number of steps may be traced, so that runs of any length share one program.
 

@@ -17,7 +17,7 @@ from absl import flags
 
 from attnconv import claims
 from attnconv.claims import store
-from attnconv.config import MOST_SEED
+from attnconv.config import SEEDS
 from attnconv.errors import UsageError, unknown
 from attnconv.report import claims as report
 from experiments import common
@@ -40,8 +40,8 @@ def main() -> None:
     for name in FLAGS.only:
         if name not in claims.CLAIMS:
             raise unknown("claim", name, claims.CLAIMS)
-    if not 0 <= FLAGS.seed <= MOST_SEED - MOST_RUNS:
-        most = MOST_SEED - MOST_RUNS
+    if not 0 <= FLAGS.seed <= SEEDS - MOST_RUNS:
+        most = SEEDS - MOST_RUNS
         raise UsageError(f"seed={FLAGS.seed}: expected a number from 0 to {most}")
     data_dir = None if FLAGS.data_dir is None else Path(FLAGS.data_dir).expanduser()
     if data_dir is not None and not data_dir.is_dir():

@@ -392,6 +392,17 @@ ON_A_GRID = ("cnn", "neighborhood", "gated", "attention", "hybrid")
 NODE = Spec((4, 2), 3, graph=Graph(np.zeros((4, 2), np.float32), np.zeros((4, 4), bool)))
 
 
+@pytest.mark.parametrize("names", [("cnn", "cnn:17"), ("neighborhood:17", "mlp", "neighborhood")])
+def test_a_window_that_is_the_default_is_not_a_second_model(names):
+    task = tasks.load("python_tokens", seed=0)
+    config = study.Config(task="python_tokens", models=names, match="none")
+    with pytest.raises(UsageError, match=r"^models=(cnn,cnn:17|neighborhood:17,neighborhood): exp"):
+        plan(config, task)
+    kept = ("cnn", "cnn:33", "attention", "attention:17")
+    cells = plan(dataclasses.replace(config, models=kept), task)
+    assert tuple(cell.model for cell in cells) == kept
+
+
 @pytest.mark.parametrize(
     ("spec", "expected", "fit"),
     [

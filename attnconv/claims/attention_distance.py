@@ -39,8 +39,6 @@ class ViT(nnx.Module):
       grid: of patches.
     """
 
-    any_length = False
-
     def __init__(self, grid: tuple[int, int], *, rngs: nnx.Rngs):
         self.embed = Conv(1, FEATURES, (PATCH, PATCH), PATCH, rngs=rngs)
         self.position = PositionEmbedding(grid[0] * grid[1], FEATURES, rngs=rngs)

@@ -78,9 +78,10 @@ class Part:
         return FAILS if high <= least or most <= low else OPEN
 
     def widened(self, count: int) -> "Part":
-        """With an interval as wide as if it were one of so many that hold together (Bonferroni).
+        """With the interval that it needs as one of so many that hold together (Bonferroni).
 
-        By the t quantiles of the seeds alone: least favourable where examples are a sample too.
+        Wider by the ratio of the t quantiles over seeds, which is largest where seeds are few:
+        enough where examples are a sample too.
         """
         estimate, low, high, seeds = self.measured
         if seeds == 1 or count < 2:
@@ -135,15 +136,28 @@ class Evidence:
     setting: str
 
     @property
-    def verdict(self) -> str:
-        """HOLDS where all parts do; FAILS where one does that would with all as sure together.
+    def widened(self) -> list[Part]:
+        """The parts, with intervals that hold together."""
+        drawn = sum(part.measured.low < part.measured.high for part in self.parts)
+        return [part.widened(drawn) for part in self.parts]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Of each part: HOLDS by its own interval, FAILS by the widened one.
 
         Of many things that are measured one may lie elsewhere by chance.
         """
-        drawn = sum(part.measured.low < part.measured.high for part in self.parts)
-        if any(part.widened(drawn).verdict == FAILS for part in self.parts):
-            return FAILS
-        return HOLDS if {part.verdict for part in self.parts} == {HOLDS} else OPEN
+        pairs = zip(self.parts, self.widened, strict=True)
+        return [
+            FAILS if wide.verdict == FAILS else HOLDS if part.verdict == HOLDS else OPEN
+            for part, wide in pairs
+        ]
+
+    @property
+    def verdict(self) -> str:
+        """FAILS where one part does, HOLDS where all do."""
+        found = set(self.verdicts)
+        return FAILS if FAILS in found else HOLDS if found == {HOLDS} else OPEN
 
 
 @dataclasses.dataclass(frozen=True)

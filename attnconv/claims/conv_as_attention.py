@@ -75,7 +75,11 @@ def test(setting: Setting) -> Evidence:
             *(f"left by {w} x {w}" for w in WINDOWS),
         ],
         rows,
-        Figure("window of the convolution", "part of the output that it leaves", series),
+        Figure(
+            "window of the convolution",
+            "part of a layer's output that no such convolution explains",
+            series,
+        ),
         "Errors: 3 x 3 kernels with strides and dilations 1 and 2 on 9 x 8 images, all normal. "
         f"Learned: mnist, {EXAMPLES:,} examples, {' x '.join(map(str, train.inputs.shape[1:3]))} "
         f"vectors of 2 x 2 pixels, called pixels here; {LAYERS} layers of {FEATURES} features, "
@@ -156,7 +160,7 @@ def learned(before: Float[np.ndarray, "R L Q"], after: Float[np.ndarray, "R L Q"
 CLAIM = Claim(
     "conv_as_attention",
     "Multi-head self-attention with relative positions can express any convolution, and it learns "
-    "to: its heads look at distinct pixels on a grid around the query.",
+    "to: its heads look at distinct pixels around the query.",
     "Cordonnier, Loukas and Jaggi 2020, On the Relationship between Self-Attention and "
     "Convolutional Layers, theorem 1, lemma 2 and section 4.",
     f"Made from a convolution, attention differs by less than {EXACT:g} of the output's norm, "

@@ -97,8 +97,6 @@ class Stages(nnx.Module):
       hidden: features between, in a block T of the first stage.
     """
 
-    any_length = False
-
     def __init__(self, layout: str, spec: models.Spec, hidden: int, *, rngs: nnx.Rngs):
         side = -(-spec.grid[0] // 2)
         self.stem = Conv(spec.channels, FEATURES[0], (3, 3), 2, rngs=rngs)

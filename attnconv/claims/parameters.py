@@ -95,7 +95,7 @@ def parameters(name: str, side: int) -> int:
 
 def _exponent(counts: list[int]) -> float:
     """The slope of the parameters over the pixels, both in logarithms."""
-    return float(np.polyfit(2 * np.log(SIDES), np.log(counts), 1)[0])
+    return round(float(np.polyfit(2 * np.log(SIDES), np.log(counts), 1)[0]), 9)
 
 
 def _gaps(

@@ -53,8 +53,6 @@ class QuadraticAttention(nnx.Module):
 class Net(nnx.Module):
     """Each pixel a vector; blocks of attention by position; the mean; a score of ten classes."""
 
-    any_length = False
-
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
         self.embed = Linear(channels, FEATURES, rngs=rngs)
         self.blocks = nnx.List(

@@ -46,8 +46,6 @@ class Net(nnx.Module):
     all but attention.
     """
 
-    any_length = False
-
     def __init__(self, kind: str, spec: Spec, *, rngs: nnx.Rngs):
         (patches,), features = spec.grid, spec.channels
         units = {
@@ -113,9 +111,11 @@ def test(setting: Setting) -> Evidence:
         # A seed that never gets there needs more than the largest size: the ratio is at least this.
         least, known = np.minimum(needed[more], SIZES[-1]), np.isfinite(needed[fewer])
         ratios = np.log2(np.divide(least, needed[fewer], where=known, out=np.full(SEEDS, np.nan)))
+        never = int(np.isinf(needed[more]).sum())
+        censored = f", at least ({never} of {SEEDS} seeds never get there)" if never else ""
         parts.append(
             Part(
-                f"log2 of the examples needed, {more} / {fewer}",
+                f"log2 of the examples needed, {more} / {fewer}{censored}",
                 over_seeds(ratios.tolist()),
                 above=0.0,
             )

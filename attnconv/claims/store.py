@@ -72,11 +72,14 @@ def record(claim: Claim, evidence: Evidence, *, seconds: float, seed: int) -> Re
         {
             "what": part.what,
             **part.measured._asdict(),
+            "widened": wide.measured[1:3],
             "above": part.above,
             "below": part.below,
-            "verdict": part.verdict,
+            "verdict": verdict,
         }
-        for part in evidence.parts
+        for part, wide, verdict in zip(
+            evidence.parts, evidence.widened, evidence.verdicts, strict=True
+        )
     ]
     return {
         **{key: getattr(claim, key) for key in _ABOUT},

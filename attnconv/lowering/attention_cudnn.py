@@ -8,12 +8,12 @@ number where T mod 128 is 64 (pytorch/pytorch issue 196678).
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax._src.cudnn import fused_attention_stablehlo as cudnn  # jax.nn rounds the residual
 from jaxtyping import Array, Bool, Int
 
 from attnconv.lowering import kernels
@@ -21,6 +21,16 @@ from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.rules import Moving, Residual
 
+
+def _bindings() -> Any:
+    """JAX's own of the kernel, which jax.nn rounds the residual of; None where they have moved."""
+    try:
+        return importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    except ImportError:
+        return None
+
+
+cudnn = _bindings()
 HALF = ("bfloat16", "float16")
 EVERY = 8  # features must be a multiple of it
 MOST, MOST_HOPPER = 128, 256  # features; more than the first only on a Hopper, of capability 9
@@ -62,6 +72,8 @@ def refusal(
 
 def _missing(K: int) -> str | None:
     """What the machine lacks."""
+    if cudnn is None:
+        return f"JAX {jax.__version__}, whose bindings of cuDNN are not where they were"
     if jax.default_backend() != "gpu" or cudnn.cuda_versions is None:
         return "a call without a CUDA device and cuDNN"
     major, minor = map(int, jax.devices()[0].compute_capability.split("."))
@@ -202,17 +214,18 @@ class CuDNN:
             "seed": 0,
             "dropout_rate": 0.0,
             "variadic_args": (False, False),  # no bias, nor a gradient of it
-            "mask_type": _MASKS[given is not None, causal],
+            "mask_type": cudnn.MaskType[_MASKS[given is not None, causal]],
             "layout": cudnn.AttentionLayout.BTNH.value,
             "sliding_window_length": None if self.window is None else self.window[0] + 1,
         }
 
 
+# By whether lengths are given, and whether keys ahead are not seen.
 _MASKS = {
-    (False, False): cudnn.MaskType.NO_MASK,
-    (False, True): cudnn.MaskType.CAUSAL,
-    (True, False): cudnn.MaskType.PADDING,
-    (True, True): cudnn.MaskType.PADDING_CAUSAL,
+    (False, False): "NO_MASK",
+    (False, True): "CAUSAL",
+    (True, False): "PADDING",
+    (True, True): "PADDING_CAUSAL",
 }
 
 

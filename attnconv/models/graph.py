@@ -27,7 +27,6 @@ class GraphConv(nnx.Module):
     """
 
     default = Size(width=64, hidden=64)
-    any_length = False
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
         self.graph = spec.graph

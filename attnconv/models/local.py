@@ -18,7 +18,6 @@ class Local(nnx.Module):
     """
 
     default = Size(width=8, hidden=64)
-    any_length = False
 
     def __init__(self, spec: Spec, size: Size, *, rngs: nnx.Rngs):
         self.inputs = Inputs(spec, rngs=rngs)

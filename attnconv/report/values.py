@@ -1,7 +1,7 @@
 """Reading a summary: its models and train sizes, its numbers as text, a look for each family.
 
-A summary is what `study` writes as `summary.json`: "task", "cells" (one for each model and train
-size), "comparisons" (pairs of models at a train size), "config", "environment", "metric".
+A summary is what `study.run` returns and summary.json holds: "task", "cells" (one for each model
+and train size), "comparisons" (pairs of models at a train size), "config", "environment", "metric".
 """
 
 import dataclasses

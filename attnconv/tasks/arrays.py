@@ -1,16 +1,14 @@
 """The user's own arrays in a `.npz`: images or sequences of vectors, or a graph."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from attnconv.errors import UsageError, unknown
 from attnconv.tasks.folders import labelled
+from attnconv.tasks.npz import read_arrays
 from attnconv.tasks.raw import Raw, as_inputs
 
-_BROKEN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _ARRAYS = {
     "train": ("x", "y"),
     "validation": ("x_validation", "y_validation"),
@@ -39,20 +37,7 @@ def read(path: Path) -> Raw:
 def _stored(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the task, x and y of each split together; others are left alone."""
     known = [name for pair in _ARRAYS.values() for name in pair]
-    stored: dict[str, np.ndarray] = {}
-    reading = str(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [member.removesuffix(".npy") for member in archive.namelist()]
-            for name in known:
-                if name in names:
-                    reading = f"{path}: {name}"
-                    with archive.open(f"{name}.npy") as file:
-                        stored[name] = np.lib.format.read_array(file, allow_pickle=False)
-    except _BROKEN as error:
-        why = " ".join(str(error).split())
-        why = "pickled objects are refused" if "pickle" in why else why
-        raise UsageError(f"{reading}: cannot be read ({why})") from error
+    stored, names = read_arrays(path, known)
     for name in names:
         if name not in known and name.startswith(("x_", "y_")):  # a misspelt split, most likely
             raise UsageError(f"{path}: {unknown('array', name, known)}")

@@ -2,7 +2,6 @@
 
 import difflib
 import zipfile
-import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import numpy as np
 
 from attnconv.errors import UsageError, unknown
 from attnconv.spec import Graph
+from attnconv.tasks.npz import read_arrays
 from attnconv.tasks.raw import SPLIT_NAMES, Examples, Raw, only_official
 
 MOST = 20_000  # nodes: the adjacency is dense
 ARRAYS = ("features", "edges", "labels")
 MASKS = tuple(name for names in SPLIT_NAMES.values() for name in names)
-
-_BROKEN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def holds_graph(path: Path) -> bool:
@@ -40,23 +38,8 @@ def read(path: Path) -> Raw:
     Raises:
       UsageError: if it cannot be read or its arrays do not fit together.
     """
-    stored: dict[str, np.ndarray] = {}
-    reading = str(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [member.removesuffix(".npy") for member in archive.namelist()]
-            _check_names(names, path)
-            for name in (*ARRAYS, *MASKS):
-                if name in names:
-                    reading = f"{path}: {name}"
-                    with archive.open(f"{name}.npy") as file:
-                        stored[name] = np.lib.format.read_array(file, allow_pickle=False)
-    except UsageError:
-        raise
-    except _BROKEN as error:
-        why = " ".join(str(error).split())
-        why = "pickled objects are refused" if "pickle" in why else why
-        raise UsageError(f"{reading}: cannot be read ({why})") from error
+    stored, names = read_arrays(path, (*ARRAYS, *MASKS))
+    _check_names(names, path)
     return from_arrays(stored, path)
 
 

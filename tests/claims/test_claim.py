@@ -1,5 +1,6 @@
 """What makes a verdict of numbers: the rules, and intervals against a hand computation."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -110,6 +111,17 @@ def test_one_of_many_that_lies_elsewhere_must_be_surer():
         parts = [Part("x", over_seeds(x), above=1.0) for x in drawn]
         failed += Evidence(parts, [], [], Figure("", "", []), "").verdict == FAILS
     assert failed / 400 < 0.05
+
+
+def test_a_part_fails_only_where_its_claim_does():
+    evidence = Evidence([PARTS[HOLDS], PARTS[FAILS]], [], [], Figure("", "", []), "")
+    assert evidence.verdicts == [HOLDS, FAILS] and evidence.verdict == FAILS
+    edge = Part("below", Measured(0.0, -0.99, 0.99, seeds=5), above=1.0)
+    assert edge.verdict == FAILS
+    evidence = dataclasses.replace(evidence, parts=[PARTS[HOLDS], edge])
+    assert evidence.verdicts == [HOLDS, OPEN] and evidence.verdict == OPEN
+    high = evidence.widened[1].measured.high
+    assert high == pytest.approx(0.99 * 3.495 / 2.776, rel=1e-3) and high > 1
 
 
 def test_an_interval_says_how_many_seeds_it_is_of():

@@ -3,6 +3,7 @@
 The kernels themselves need the hardware: here others compute what theirs are documented to.
 """
 
+import sys
 import types
 
 import jax
@@ -111,6 +112,18 @@ def test_mapped_examples_are_one_batch():
     assert each[1].shape == (2,) and calls[-1] == (2, 3, 4)
     np.testing.assert_allclose(twice(x[None, :, None], key, jnp.float32(2))[0][0], expected)
     assert calls[-1] == (2, 3, 4)
+
+
+def test_bindings_that_have_moved_are_a_reason_and_no_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax._src.cudnn.fused_attention_stablehlo", None)
+    assert attention_cudnn._bindings() is None
+    monkeypatch.setattr(attention_cudnn, "cudnn", None)
+    x = jnp.ones((1, 8, 2, 8), jnp.bfloat16)
+    with pytest.raises(
+        ValueError, match=r"take JAX .*, whose bindings of cuDNN are not where they"
+    ):
+        F.dot_product_attention(x, x, x, implementation="cudnn")
+    assert F.dot_product_attention(x, x, x).shape == x.shape
 
 
 def test_asked_for_where_it_is_not():

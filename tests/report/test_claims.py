@@ -15,7 +15,8 @@ ABOUT = {"device": "cpu: a processor, 2 cores", "jax": "0.10.2"}
 
 def part(what, estimate, low, high, verdict, above=None, below=None):
     ends = {"estimate": estimate, "low": low, "high": high, "above": above, "below": below}
-    return {"what": what, "verdict": verdict, **ends}
+    twice = [estimate + 2 * (end - estimate) for end in (low, high)]
+    return {"what": what, "verdict": verdict, "widened": twice, **ends}
 
 
 def line(name, x, y, half=None):
@@ -122,17 +123,17 @@ def test_a_row_for_each_claim():
 
 def test_a_row_for_each_quantity_with_what_is_claimed_of_it():
     header, rows = claims.parts(result())
-    assert header == ["quantity", "measured", "claimed", "verdict"]
+    assert header == ["quantity", "measured", "widened", "claimed", "verdict"]
     assert rows == [
-        ["accuracy, %", "97.1 [96.5, 98]", "above 95", "holds"],
-        ["error", "1.25e-07", "below 1e-05", "holds"],
-        ["ratio", "1.1 [0.9, 1.3]", "above 1 and below 2", "not decided"],
+        ["accuracy, %", "97.1 [96.5, 98]", "[95.9, 99]", "above 95", "holds"],
+        ["error", "1.25e-07", "-", "below 1e-05", "holds"],
+        ["ratio", "1.1 [0.9, 1.3]", "[0.7, 1.5]", "above 1 and below 2", "not decided"],
     ]
 
 
 def test_a_bound_of_zero_is_a_bound():
     _, rows = claims.parts(result(parts=[part("gap", 3.0, 1.0, 5.0, "holds", above=0.0)]))
-    assert rows == [["gap", "3 [1, 5]", "above 0", "holds"]]
+    assert rows == [["gap", "3 [1, 5]", "[-1, 7]", "above 0", "holds"]]
 
 
 def test_markdown_holds_the_verdicts_the_quantities_and_what_was_measured():
@@ -140,10 +141,11 @@ def test_markdown_holds_the_verdicts_the_quantities_and_what_was_measured():
     lines = written.splitlines()
     assert lines[0] == "# What the field claims, measured here"
     assert "cpu: a processor, 2 cores, JAX 0.10.2" in written
+    assert "in 4 minutes in all" in written
     assert "| reach | not decided | A window ends. | 123 |" in lines
     assert "## reach: not decided" in lines
     assert "![scan](claims-scan.svg)" in lines
-    assert lines.count("| accuracy, % | 97.1 [96.5, 98] | above 95 | holds |") == 2
+    assert lines.count("| accuracy, % | 97.1 [96.5, 98] | [95.9, 99] | above 95 | holds |") == 2
     assert lines.count("| cnn | 97.1 [96.5, 98.0] |") == 2
     for text in ("Source: Somebody 2020, section 3: 99.8 %", "Criterion: Above 95 %."):
         assert lines.count(text) == 2
