@@ -11,7 +11,7 @@ Outputs are of three kinds. "label" is one for each example, `[B]`; "labels" is 
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -61,6 +61,14 @@ class Spec:
     steps: int = 0
     graph: Graph | None = None
     pooling: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.output not in get_args(Output):
+            raise ValueError(f"output: expected {', '.join(get_args(Output))}, got {self.output!r}")
+        if self.classes < 1 or not self.shape or min(self.shape) < 1:
+            raise ValueError(
+                f"classes={self.classes}, shape={self.shape}: expected positive numbers"
+            )
 
     @property
     def grid(self) -> tuple[int, ...]:

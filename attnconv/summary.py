@@ -50,50 +50,8 @@ def summary(
         for b in config.models[i + 1 :]
     ]
     comparisons = stats.paired_comparisons(scores, pairs, confidence=CONFIDENCE)
-
-    def cell_summary(cell: Cell) -> dict[str, Any]:
-        mine = [r for r in rows if (r["model"], r["train_size"]) == (cell.model, cell.train_size)]
-        chosen = [r for r in mine if r["test"] is not None]
-        rate = chosen[0]["learning_rate"]
-        ends = min(config.learning_rates), max(config.learning_rates)
-        return {
-            "model": cell.model,
-            "window": models.window(cell.model, task.spec),
-            "train_size": cell.train_size,
-            "params": cell.params,
-            "flops": cell.flops,
-            "width": cell.size.width,
-            "hidden": cell.size.hidden,
-            "steps": cell.steps,
-            "seeds": config.seeds,
-            "learning_rate": rate,
-            "diverged": sorted({r["learning_rate"] for r in mine if r["validation"] is None}),
-            "learning_rate_at_edge": len(config.learning_rates) > 1 and rate in ends,
-            "validation": float(np.mean([r["validation"] for r in chosen])),
-            "train": float(np.mean([r["train"] for r in chosen])),
-            "test": dataclasses.asdict(intervals[cell.model, cell.train_size]),
-            "test_by_seed": [r["test"] for r in chosen],
-            "seconds": float(
-                np.median([r["seconds"] for r in mine if r["validation"] is not None])
-            ),
-        }
-
     return {
-        "task": {
-            "name": task.name,
-            "source": task.source,
-            "example": task.spec.describe(),
-            "shape": list(task.spec.shape),
-            "classes": task.spec.classes,
-            "output": task.spec.output,
-            "vocabulary": task.spec.vocabulary,
-            "padded": task.spec.padded,
-            "graph": task.spec.graph is not None,
-            "most_frequent": most_frequent(task),
-            "train": len(task.train.labels),
-            "validation": len(task.validation.labels),
-            "test": len(task.test.labels),
-        },
+        "task": _about(task),
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "environment": environment.describe(),
         "seconds": sum(row["seconds"] for row in rows),
@@ -101,7 +59,10 @@ def summary(
         "one_program": devices.one_program(),
         "metric": METRICS[task.spec.output],
         "confidence": CONFIDENCE,
-        "cells": [cell_summary(cell) for cell in cells],
+        "cells": [
+            _cell(config, task, cell, rows, intervals[cell.model, cell.train_size])
+            for cell in cells
+        ],
         "comparisons": [
             {
                 "train_size": c.a[1],
@@ -112,4 +73,57 @@ def summary(
             }
             for c in comparisons
         ],
+    }
+
+
+def _about(task: tasks.Task) -> dict[str, Any]:
+    """The form of a task, and how large it is."""
+    return {
+        "name": task.name,
+        "source": task.source,
+        "example": task.spec.describe(),
+        "shape": list(task.spec.shape),
+        "classes": task.spec.classes,
+        "output": task.spec.output,
+        "vocabulary": task.spec.vocabulary,
+        "padded": task.spec.padded,
+        "graph": task.spec.graph is not None,
+        "most_frequent": most_frequent(task),
+        "train": len(task.train.labels),
+        "validation": len(task.validation.labels),
+        "test": len(task.test.labels),
+    }
+
+
+def _cell(
+    config: Config,
+    task: tasks.Task,
+    cell: Cell,
+    rows: Sequence[results.Row],
+    test: stats.Interval,
+) -> dict[str, Any]:
+    """One model at one train size: what it is, its costs and its scores."""
+    mine = [r for r in rows if (r["model"], r["train_size"]) == (cell.model, cell.train_size)]
+    chosen = [r for r in mine if r["test"] is not None]
+    rate = chosen[0]["learning_rate"]
+    ends = min(config.learning_rates), max(config.learning_rates)
+    ended = [r["seconds"] for r in mine if r["validation"] is not None]
+    return {
+        "model": cell.model,
+        "window": models.window(cell.model, task.spec),
+        "train_size": cell.train_size,
+        "params": cell.params,
+        "flops": cell.flops,
+        "width": cell.size.width,
+        "hidden": cell.size.hidden,
+        "steps": cell.steps,
+        "seeds": config.seeds,
+        "learning_rate": rate,
+        "diverged": sorted({r["learning_rate"] for r in mine if r["validation"] is None}),
+        "learning_rate_at_edge": len(config.learning_rates) > 1 and rate in ends,
+        "validation": float(np.mean([r["validation"] for r in chosen])),
+        "train": float(np.mean([r["train"] for r in chosen])),
+        "test": dataclasses.asdict(test),
+        "test_by_seed": [r["test"] for r in chosen],
+        "seconds": float(np.median(ended)),
     }

@@ -26,8 +26,8 @@ flags.DEFINE_integer("seeds", 5, "How many seeds: initial weights, training subs
 flags.DEFINE_list(
     "learning_rates",
     [],
-    "The search of every family. Default: 0.003,0.01,0.03; for text 0.001,0.003,0.01; to write "
-    "sequences 0.0003,0.001,0.003.",
+    "The search of every family. Default: 0.003,0.01,0.03; for text, for graphs and where each "
+    "vector has a label 0.001,0.003,0.01; to write sequences 0.0003,0.001,0.003.",
 )
 flags.DEFINE_enum(
     "match", "params", ["params", "flops", "none"], "What the families have the same number of."

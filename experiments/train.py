@@ -18,12 +18,15 @@ from attnconv import checkpoint, compiled, models, runs, study, train
 from attnconv.errors import UsageError
 from experiments import common, studies
 
-flags.DEFINE_string("model", "cnn", f"The family: {', '.join(models.FAMILIES)}.")
+flags.DEFINE_string(
+    "model", "cnn", f"The family, as large as it comes: {', '.join(models.FAMILIES)}."
+)
 flags.DEFINE_string("train_size", "all", "How many training examples, or all.")
 flags.DEFINE_float(
     "learning_rate",
     None,
-    "Peak of the schedule. Default: 0.01, 0.003 for text, 0.001 to write sequences.",
+    "Peak of the schedule. Default: 0.01, 0.003 for text, for graphs and where each vector has a "
+    "label, 0.001 to write sequences.",
 )
 flags.DEFINE_integer(
     "checkpoint_every",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from attnconv import models
+from attnconv import models, train
 from attnconv.errors import UsageError
 from attnconv.models.inputs import EMBEDDING_SCALE, Head, Inputs, dropout, per_layer
 from attnconv.models.size import Size
-from attnconv.spec import EMBEDDING, Graph, Spec
+from attnconv.spec import EMBEDDING, PAD, Graph, Spec
 
 TOKENS = Spec((6,), 3, vocabulary=5, padded=True)
 ONE_HOT = Spec((6,), 3, vocabulary=5, padded=True, one_hot=True)
@@ -282,3 +282,26 @@ def test_a_window_that_layers_cannot_share_is_refused_with_the_next_ones(window,
         per_layer("cnn", window, layers)
     for possible in map(int, near.split(" or ")):
         assert 1 + layers * (per_layer("cnn", possible, layers) - 1) == possible
+
+
+@pytest.mark.parametrize("name", ["attention", "gated", "cnn"])
+def test_the_gradient_of_the_maximum_is_that_of_what_was_largest(name):
+    """Also where the compiler computes twice, with other rounding, what the maximum is taken of."""
+    T, B = 24, 4
+    rng = np.random.default_rng(0)
+    tokens = np.where(np.arange(T) <= np.arange(B)[:, None], rng.integers(1, 7, (B, T)), PAD)
+    labels = jnp.asarray(rng.integers(0, 3, B), jnp.int32)
+    spec = Spec((T,), 3, padded=True, vocabulary=7, pooling="max")
+    model = models.make(name, spec, models.Size(36, 60), rngs=nnx.Rngs(1))
+    structure, params = nnx.split(model)
+
+    def loss(params):
+        scores = nnx.merge(structure, params)(jnp.asarray(tokens, jnp.int32))
+        return train.cross_entropy(scores, labels, smoothing=0.1).mean()
+
+    eager, compiled = jax.grad(loss)(params), jax.jit(jax.grad(loss))(params)
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(compiled), jax.tree.leaves(eager), strict=True
+    ):
+        atol = 1e-5 * float(max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(eager)))
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=atol, err_msg=jax.tree_util.keystr(path))

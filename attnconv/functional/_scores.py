@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -72,7 +73,7 @@ def check_window(name: str, window: int | tuple[int, int] | None) -> tuple[int, 
     """A local window as `(left, right)`."""
     if window is None:
         return None
-    pair = (window, window) if isinstance(window, int) else tuple(window)
+    pair = (window, window) if isinstance(window, int | np.integer) else tuple(window)
     if len(pair) != 2 or min(pair) < 0:
         raise ValueError(
             f"{name}: expected an integer >= 0 or a pair (left, right) of them, got {window}"

@@ -266,6 +266,8 @@ def _checked(
             f"got {sizes['G']}"
         )
     bias, mask = check_matrices(sizes, bias, mask)
+    if scale is not None and jnp.ndim(scale):
+        raise ValueError(f"scale: expected one number, got shape {list(jnp.shape(scale))}")
     return {
         "query": batched(query),
         "key": batched(key),

@@ -76,7 +76,7 @@ def conv(
     images, geometry = windows.extend(images, padding, geometry)
     y = lowering.conv(images, kernel, geometry=geometry, groups=groups)
     y = y if x.ndim == y.ndim else y[0]
-    return y if bias is None else y + promotion.ranked(bias, y.ndim)
+    return y if bias is None else promotion.biased(y, bias)
 
 
 def conv_transpose(
@@ -133,7 +133,7 @@ def conv_transpose(
     geometry = lowering.Geometry((1,) * rank, pairs, dilation, input_dilation=stride)
     y = lowering.conv(images, kernel, geometry=geometry, groups=1)
     y = y if x.ndim == y.ndim else y[0]
-    return y if bias is None else y + promotion.ranked(bias, y.ndim)
+    return y if bias is None else promotion.biased(y, bias)
 
 
 def conv_general_dilated(

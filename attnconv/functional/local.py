@@ -75,7 +75,7 @@ def locally_connected(
     ).astype(x.dtype)
     y = jnp.moveaxis(y, 1, 0).reshape(len(images), *size, features)
     y = y if x.ndim == y.ndim else y[0]
-    return y if bias is None else y + promotion.ranked(bias, y.ndim)
+    return y if bias is None else promotion.biased(y, bias)
 
 
 def local_kernel_shape(

@@ -52,8 +52,9 @@ def padding(lengths: Int[Array, "B"], S: int) -> Bool[Array, "B 1 1 S"]:
     Array([[1, 0, 0],
            [1, 1, 1]], dtype=int32)
     """
-    if lengths.ndim != 1:
-        raise ValueError(f"lengths: expected shape [B], got {list(lengths.shape)}")
+    if jnp.ndim(lengths) != 1:
+        raise ValueError(f"lengths: expected shape [B], got {list(jnp.shape(lengths))}")
+    lengths = jnp.asarray(lengths)
     return jnp.arange(S)[None, None, None] < lengths[:, None, None, None]
 
 
@@ -99,7 +100,7 @@ def grid_window(shape: Sequence[int], radius: int | Sequence[int]) -> Bool[Array
            [0, 0, 1, 1],
            [0, 0, 1, 1]], dtype=int32)
     """
-    radii = (radius,) * len(shape) if isinstance(radius, int) else tuple(radius)
+    radii = (radius,) * len(shape) if isinstance(radius, int | np.integer) else tuple(radius)
     if len(radii) != len(shape) or min(radii, default=0) < 0:
         raise ValueError(
             f"radius: expected an integer >= 0, or one for each axis of {tuple(shape)}, "

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from attnconv.errors import UsageError, unknown
@@ -139,6 +140,8 @@ def neighborhood_bias(
     rank = len(axes)
     by_place = bias is not None and bias.shape[1:] == tuple(axis.window for axis in axes)
     x = jnp.zeros((1,) * (2 * rank + 1)) if bias is None else bias
+    dtype = x.dtype
+    x = x.astype(wide(dtype))  # in which its gradient is summed
     seen = jnp.ones((1,) * (2 * rank + 1), bool)
     for number, axis in enumerate(axes):
         index = axis.pairs(by_place=by_place)
@@ -152,7 +155,7 @@ def neighborhood_bias(
     x = jnp.where(seen, x, -jnp.inf)
     order = (0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2))
     T = math.prod(axis.size for axis in axes)
-    return x.transpose(order).reshape(1, -1, T, T)
+    return x.transpose(order).reshape(1, len(x), T, T).astype(dtype)
 
 
 def _axes(
@@ -166,7 +169,11 @@ def _axes(
     rank = len(grid)
     if border not in BORDERS:
         raise unknown("border", border, BORDERS)
-    causal = (is_causal,) * rank if isinstance(is_causal, bool) else tuple(map(bool, is_causal))
+    causal = (
+        (is_causal,) * rank
+        if isinstance(is_causal, bool | np.bool_)
+        else tuple(map(bool, is_causal))
+    )
     if len(causal) != rank:
         raise ValueError(f"is_causal: expected one for each of {rank} axes, got {is_causal!r}")
     extents, steps = per_axis("window", window, rank), per_axis("dilation", dilation, rank)

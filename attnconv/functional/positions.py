@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from attnconv.functional import windows
@@ -28,8 +29,10 @@ def learned(table: Float[Array, "S D"], positions: int | Int[Array, "*P"]) -> Fl
     Array([[4., 5.],
            [0., 1.]], dtype=float32)
     """
-    if not isinstance(positions, int):
-        return table.at[positions].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    if not isinstance(positions, int | np.integer):
+        at = jnp.asarray(table, promotion.wide(table.dtype)).at[positions]  # its gradient is a sum
+        found = at.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return found.astype(table.dtype)
     if not 0 <= positions <= len(table):
         raise ValueError(f"positions: expected 0 .. {len(table)} (table), got {positions}")
     return table[:positions]
@@ -61,7 +64,7 @@ def sinusoidal(
     """
     if features % 2:
         raise ValueError(f"features: expected an even number, got {features}")
-    at = jnp.arange(positions) if isinstance(positions, int) else positions
+    at = jnp.arange(positions) if isinstance(positions, int | np.integer) else positions
     angle = _angles(at, features // 2, base)
     waves = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
     return waves.reshape(*angle.shape[:-1], features)
@@ -185,7 +188,8 @@ def relative_bias(
             )
     radius = promotion.ranked(jnp.array(offsets) // 2, 3)
     offset = jnp.clip(at_key[None, :] - at_query[:, None], -radius, radius) + radius
-    return table[(slice(None), *jnp.moveaxis(offset, -1, 0))][None]
+    wide = table.astype(promotion.wide(table.dtype))  # in which its gradient is summed
+    return wide[(slice(None), *jnp.moveaxis(offset, -1, 0))][None].astype(table.dtype)
 
 
 def grid(shape: int | Sequence[int]) -> Int[Array, "V axes"]:

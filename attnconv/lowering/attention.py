@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from attnconv.lowering import attention_cpu, attention_cudnn, attention_kernel, attention_loops
+from attnconv.lowering import (
+    attention_cpu,
+    attention_cudnn,
+    attention_kernel,
+    attention_loops,
+    promotion,
+)
 from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.attention_cudnn import CuDNN
 from attnconv.lowering.attention_kernel import Kernel
@@ -88,14 +94,17 @@ class _Whole:
             x = jnp.pad(x, pad)
             return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, rows, *x.shape[axis + 1 :]), axis, 0)
 
+        # What all blocks see, in the dtype in which the sum of its gradients is taken.
+        shared = jax.tree.map(lambda x: x.astype(promotion.wide(x.dtype)), moving)
+
         @jax.checkpoint
         def step(part: tuple[Array, Array, Array | None, Array | None]) -> tuple[Array, Array]:
             at, query, bias, mask = part
-            bias = moving.bias if bias is None else bias
             mask = fixed.mask if mask is None else mask
             attend = self._attend(at + jnp.arange(rows)[:, None], fixed._replace(mask=mask), S)
-            of_rows = moving._replace(query=query, bias=bias)
-            return self.reference(of_rows, Fixed(attend, None, None), False, None)
+            own = jax.tree.map(lambda x, whole: x.astype(whole.dtype), shared, moving)
+            own = own._replace(query=query, bias=own.bias if bias is None else bias)
+            return self.reference(own, Fixed(attend, None, None), False, None)
 
         parts = split(moving.query, 1), split(moving.bias, 2), split(fixed.mask, 2)
         y, residual = lax.map(step, (jnp.arange(0, T, rows), *parts))
@@ -146,11 +155,12 @@ class _Parts(_Whole):
             )
 
         def nothing(x: Array) -> Array:
-            shape = (count, -1, *x.shape[1:]) if x.shape[:1] == (examples,) else x.shape
-            return alike(jnp.zeros(x.shape, x.dtype).reshape(shape), x)[0]
+            if x.shape[:1] == (examples,):
+                return alike(jnp.zeros((count, examples // count, *x.shape[1:]), x.dtype), x)[0]
+            return alike(jnp.zeros(x.shape, promotion.wide(x.dtype)), x)[0]
 
         total = lax.fori_loop(0, count, step, jax.tree.map(nothing, moving))
-        return jax.tree.map(lambda t, x: t.reshape(x.shape), total, moving)
+        return jax.tree.map(lambda t, x: t.reshape(x.shape).astype(x.dtype), total, moving)
 
 
 @dataclasses.dataclass(frozen=True)

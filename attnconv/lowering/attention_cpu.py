@@ -48,7 +48,7 @@ def forward(
         g = n // (N // key.shape[2])
         keys, values = (_head(x, b, g).astype(wide) for x in (key, value))
 
-        def rows(i: Array, out: Any) -> Any:
+        def of_block(i: Array, out: Any) -> Any:
             at = blocks.first_row(i)
             q = _rows(query, b, at, n, blocks.rows).astype(wide) * scale
 
@@ -73,9 +73,9 @@ def forward(
             # The largest power is 1: a sum below 1 is that of a row without any key.
             y = y / jnp.maximum(total, 1)[:, None]
             found = y, *(x[:, None] for x in residual_of(top, total))
-            return tuple(_put(x, rows, b, at, n) for x, rows in zip(out, found, strict=True))
+            return tuple(_put(x, part, b, at, n) for x, part in zip(out, found, strict=True))
 
-        return lax.fori_loop(0, blocks.count, rows, out)
+        return lax.fori_loop(0, blocks.count, of_block, out)
 
     empty = full(query.shape), full((B, T, N, 1)), full((B, T, N, 1))
     y, log, factor = lax.fori_loop(0, B * N, head, empty)
@@ -120,7 +120,7 @@ def backward(
         # XLA's products are slow where the longer matrix is transposed, so the shorter ones are.
         queries_t, cts_t = queries.T, cts.T
 
-        def rows(i: Array, carry: Any) -> Any:
+        def of_block(i: Array, carry: Any) -> Any:
             dquery, dbias, dkey_t, dvalue_t = carry
             at = blocks.first_row(i)
             q, c, offset, log = (
@@ -149,15 +149,15 @@ def backward(
                 dkey_t = _add(dkey_t, _dot(q_t, dscores, 1, 0), start)
                 return dq + _dot(dscores, k, 1, 0), dbias, dkey_t, dvalue_t
 
-            carry = zeros((blocks.rows, K)), dbias, dkey_t, dvalue_t
-            dq, dbias, dkey_t, dvalue_t = blocks.visit(b, n, i, visit, carry, summed=True)
+            before = zeros((blocks.rows, K)), dbias, dkey_t, dvalue_t
+            dq, dbias, dkey_t, dvalue_t = blocks.visit(b, n, i, visit, before, summed=True)
             if new is not None:
                 dq = dq + _rows(dquery, b, at, n, blocks.rows)
             return _put(dquery, dq, b, at, n), dbias, dkey_t, dvalue_t
 
         dquery, dkey, dvalue, dbias = out
         inner = dquery, dbias, zeros((K, S)), zeros((K, S))
-        dquery, dbias, dkey_t, dvalue_t = lax.fori_loop(0, blocks.count, rows, inner)
+        dquery, dbias, dkey_t, dvalue_t = lax.fori_loop(0, blocks.count, of_block, inner)
         dkey, dvalue = (
             _put(total, _head(total, b, g) + more.T, b, 0, g)
             for total, more in ((dkey, dkey_t), (dvalue, dvalue_t))

@@ -33,8 +33,7 @@ class GraphConv(nnx.Module):
         self.inputs = Inputs(spec, rngs=rngs)
         features = [spec.channels, *[size.width] * (LAYERS - 1), size.hidden]
         self.layers = nnx.List(
-            nnx.Linear(*pair, kernel_init=he_normal, rngs=rngs)
-            for pair in itertools.pairwise(features)
+            Linear(*pair, kernel_init=he_normal, rngs=rngs) for pair in itertools.pairwise(features)
         )
         self.head = Head(spec, size.hidden, rngs=rngs)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnconv.errors import UsageError
 from attnconv.nn import Linear
@@ -39,8 +39,10 @@ class Inputs(nnx.Module):
             return jnp.asarray(spec.graph.features, dtype)[None], None
         if spec.vocabulary is not None:
             mask = x != PAD
-            one = spec.one_hot
-            x = jax.nn.one_hot(x, spec.vocabulary, dtype=dtype) if one else self.embedding[...][x]
+            if spec.one_hot:
+                x = jax.nn.one_hot(x, spec.vocabulary, dtype=dtype)
+            else:
+                x = embedded(self.embedding[...], x)
             x = dropout(x, self.rate, rng)
         elif spec.padded:
             mask = ~jnp.isnan(x[..., 0])
@@ -59,7 +61,7 @@ class Head(nnx.Module):
         self.rate = dropout_rate(spec)
         if pooled(spec) and spec.pooling == "attention":
             self.pool = Linear(features, 1, use_bias=False, rngs=rngs)
-        self.scores = nnx.Linear(features, spec.classes, rngs=rngs)
+        self.scores = Linear(features, spec.classes, rngs=rngs)
 
     def __call__(
         self,
@@ -84,7 +86,10 @@ class Head(nnx.Module):
             case "mean":
                 return jnp.where(there, x, 0).sum(1) / jnp.maximum(there.sum(1), 1)
             case "max":
-                return jnp.where(there, x, -jnp.inf).max(1)
+                # Not `.max(1)`: its gradient looks for what equals the maximum, and misses it where
+                # the compiler computes x again with other rounding.
+                largest = jnp.where(there, x, -jnp.inf).argmax(1, keepdims=True)
+                return jnp.take_along_axis(x, largest, axis=1)[:, 0]
             case "attention":
                 scores = jnp.where(there, self.pool(x), -jnp.inf)
                 return (jax.nn.softmax(scores, axis=1) * x).sum(1)
@@ -106,6 +111,11 @@ def dropout_rate(spec: Spec) -> float:
     if spec.vocabulary is None:
         return 0.0
     return 0.5 if spec.output == "label" else 0.1 if spec.output == "sequence" else 0.3
+
+
+def embedded(table: Float[Array, "V D"], x: Int[Array, "..."]) -> Float[Array, "... D"]:
+    """The row of each token; in half precision the gradient of a row is summed in float32."""
+    return table.astype(jnp.promote_types(table.dtype, jnp.float32))[x].astype(table.dtype)
 
 
 def dropout(x: Float[Array, "..."], rate: float, rng: Array | None) -> Float[Array, "..."]:

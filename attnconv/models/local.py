@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 
 from attnconv.models.inputs import Head, Inputs
 from attnconv.models.size import Size, stage_count
-from attnconv.nn import LocallyConnected, he_normal
+from attnconv.nn import Linear, LocallyConnected, he_normal
 from attnconv.spec import Spec
 
 
@@ -28,9 +28,7 @@ class Local(nnx.Module):
             layers.append(LocallyConnected(grid, channels, features, window, 2, rngs=rngs))
             grid, channels, features = layers[-1].positions, features, 2 * features
         self.layers = nnx.List(layers)
-        self.hidden = nnx.Linear(
-            layers[-1].bias.size, size.hidden, kernel_init=he_normal, rngs=rngs
-        )
+        self.hidden = Linear(layers[-1].bias.size, size.hidden, kernel_init=he_normal, rngs=rngs)
         self.head = Head(spec, size.hidden, rngs=rngs)
 
     def __call__(

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 
 from attnconv.models.inputs import Head, Inputs, pooled
 from attnconv.models.size import Size
-from attnconv.nn import he_normal
+from attnconv.nn import Linear, he_normal
 from attnconv.spec import Spec
 
 
@@ -23,8 +23,8 @@ class MLP(nnx.Module):
         self.any_length = not self.whole
         self.inputs = Inputs(spec, rngs=rngs)
         values = spec.values if self.whole else spec.channels
-        self.first = nnx.Linear(values, size.width, kernel_init=he_normal, rngs=rngs)
-        self.second = nnx.Linear(size.width, size.hidden, kernel_init=he_normal, rngs=rngs)
+        self.first = Linear(values, size.width, kernel_init=he_normal, rngs=rngs)
+        self.second = Linear(size.width, size.hidden, kernel_init=he_normal, rngs=rngs)
         self.head = Head(spec, size.hidden, rngs=rngs)
 
     def __call__(

@@ -28,7 +28,7 @@ from attnconv.models.branches import (
     Residual,
     SelfAttention,
 )
-from attnconv.models.inputs import Inputs
+from attnconv.models.inputs import Inputs, embedded
 from attnconv.models.size import Size
 from attnconv.nn import Linear, PositionEmbedding
 from attnconv.spec import END, Spec
@@ -75,7 +75,7 @@ class Seq2Seq(nnx.Module):
         self.position = PositionEmbedding(spec.steps, width, rngs=rngs)
         self.decoder = nnx.List(Residual(branch, width, rngs=rngs) for branch in decoder)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.head = nnx.Linear(width, spec.classes, rngs=rngs)
+        self.head = Linear(width, spec.classes, rngs=rngs)
 
     def __call__(
         self,
@@ -97,7 +97,12 @@ class Seq2Seq(nnx.Module):
         memory = self.encode(x, rng=encoder_rng)
         known = jnp.where(labels < 0, 0, labels)[:, :-1]
         before = jnp.pad(known, ((0, 0), (1, 0)), constant_values=self.start_symbol)
-        y = _through(self.decoder, self.position(self.symbols(before)), memory, decoder_rng)
+        y = _through(
+            self.decoder,
+            self.position(embedded(self.symbols.embedding[...], before)),
+            memory,
+            decoder_rng,
+        )
         return self.head(self.norm(y))
 
     def encode(

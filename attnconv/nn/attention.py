@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError, unknown
-from attnconv.nn.dense import Linear
+from attnconv.nn.dense import Linear, narrowed, promoted
 
 
 def attention_fn(
@@ -26,7 +28,9 @@ def attention_fn(
     is_causal: bool = False,
     precision: Any = None,
     module: nnx.Module | None = None,
-    **kwargs: Any,
+    broadcast_dropout: bool = True,
+    dropout_rng: Array | None = None,
+    dtype: DTypeLike | None = None,
 ) -> Float[Array, "*B T N K"]:
     """`functional.dot_product_attention` as the `attention_fn=` of `nnx.MultiHeadAttention`.
 
@@ -45,8 +49,11 @@ def attention_fn(
             is_causal=is_causal,
             precision=precision,
             module=module,
-            **kwargs,
+            broadcast_dropout=broadcast_dropout,
+            dropout_rng=dropout_rng,
+            dtype=dtype,
         )
+    query, key, value = promote_dtype((query, key, value), dtype=dtype)
     batch = query.shape[:-3]
     mask = None if mask is None else mask != 0
 
@@ -70,6 +77,13 @@ def attention_fn(
     return out.reshape(*batch, *out.shape[-3:])
 
 
+class _Projection(nnx.LinearGeneral):
+    """To the heads, or back from them."""
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:
+        return narrowed(self, inputs, super().__call__(inputs, *args, **kwargs))
+
+
 class MultiHeadAttention(nnx.MultiHeadAttention):
     """`flax.nnx.MultiHeadAttention` with `functional.dot_product_attention` and `dot_general`.
 
@@ -85,7 +99,12 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         kwargs.setdefault("attention_fn", attention_fn)
         kwargs.setdefault("qkv_dot_general", F.dot_general)
         kwargs.setdefault("out_dot_general", F.dot_general)
+        kwargs.setdefault("qkv_promote_dtype", promoted)
+        kwargs.setdefault("out_promote_dtype", promoted)
         super().__init__(num_heads, in_features, *args, **kwargs)
+        for layer in (self.query, self.key, self.value, self.out):
+            # Flax has no argument for the class of its projections.
+            object.__setattr__(layer, "__class__", _Projection)
 
 
 class NeighborhoodAttention(nnx.Module):

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.functional import windows
+from attnconv.nn.dense import narrowed, promoted
 
 
 class Conv(nnx.Conv):
@@ -21,15 +22,16 @@ class Conv(nnx.Conv):
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.setdefault("conv_general_dilated", F.conv_general_dilated)
+        kwargs.setdefault("promote_dtype", promoted)
         super().__init__(*args, **kwargs)
 
-    def __call__(self, inputs: Array, *args: Any, **kwargs: Any) -> Array:
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:
         if self.padding == "VALID":
             rank = len(self.kernel_size)
             dilation = 1 if self.kernel_dilation is None else self.kernel_dilation
             spans = windows.spans(self.kernel_size, windows.per_axis("dilation", dilation, rank))
             windows.check_fits(inputs.shape[-rank - 1 : -1], spans)
-        return super().__call__(inputs, *args, **kwargs)
+        return narrowed(self, inputs, super().__call__(inputs, *args, **kwargs))
 
 
 class LocallyConnected(nnx.Module):

@@ -50,7 +50,7 @@ def load(
     (at most 5,000 examples where the test split is official), a missing test split is 20 % of it,
     or each is 10 % where the test split is missing and there are 5,000 examples or more; both are
     drawn by `seed`, each class in proportion. Every channel is standardised by its mean and
-    deviation over the whole training split, whatever `train_size`.
+    deviation over the whole training split, whatever `train_size`; of a graph, over all nodes.
 
     Args:
       name: an embedded task, a prepared set or a path.

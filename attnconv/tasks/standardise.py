@@ -34,7 +34,10 @@ def splits(
 
 
 def features(raw: Raw) -> Float32[np.ndarray, "V D"]:
-    """The features of a graph's nodes, standardised, but for those that are zeros and ones."""
+    """The features of a graph's nodes, standardised, but for those that are zeros and ones.
+
+    By all nodes: training knows the features of those, too, whose labels are held out.
+    """
     assert raw.graph is not None
     features = raw.graph.features
     if np.isin(features, (0, 1)).all():
