@@ -3,7 +3,7 @@
     python -m experiments.prepare --dataset=mnist --data_dir=DIR
     python -m experiments.prepare --dataset=scan/simple --data_dir=DIR --manual_dir=DOWNLOADS
 
-This is the one step that needs TensorFlow: pip install -e '.[prepare]' in the repository. It is done once, in the
+This is the one step that needs TensorFlow: pip install -e '.[prepare]'. It is done once, in the
 format array_record; a set that is there already is left alone. Afterwards --task=mnist
 --data_dir=DIR serves it. What is stopped on the way leaves no set, and is done again by the same
 command, from what was downloaded.
@@ -48,7 +48,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
     lacking = [module for module in NEEDED if importlib.util.find_spec(module) is None]
     if lacking:
         raise UsageError(
-            f"preparing a set needs {' and '.join(lacking)}: pip install -e '.[prepare]' in the repository"
+            f"preparing a set needs {' and '.join(lacking)}: pip install -e '.[prepare]'"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells of its build
     import tensorflow_datasets as tfds

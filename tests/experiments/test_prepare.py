@@ -74,7 +74,7 @@ def test_without_tensorflow_the_extra_is_named(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: preparing a set needs tensorflow")
-    assert line.endswith(": pip install -e '.[prepare]' in the repository")
+    assert line.endswith(": pip install -e '.[prepare]'")
     assert not (tmp_path / "sets").exists()
 
 
@@ -85,7 +85,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path, lacking):
     )
     monkeypatch.setattr(tfds, "builder", None)  # which would fail if it were called
     assert refusal("mnist", tmp_path) == (
-        f"preparing a set needs {' and '.join(lacking)}: pip install -e '.[prepare]' in the repository"
+        f"preparing a set needs {' and '.join(lacking)}: pip install -e '.[prepare]'"
     )
 
 
