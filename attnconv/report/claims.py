@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from attnconv import results
 from attnconv.report import values
 from attnconv.report.figures import BARS, LOOK, log_ticks
-from attnconv.report.page import STYLE, paragraph, table_html
+from attnconv.report.markup import document, paragraph, plot, table_html
 from attnconv.report.tables import Table
 from attnconv.report.text import escaped, markdown_table
 
@@ -75,7 +75,7 @@ def markdown(found: Sequence[Result]) -> str:
     for result in found:
         name = escaped(result["name"])
         lines += ["", f"## {name}: {result['verdict']}", "", escaped(result["statement"])]
-        lines += ["", f"![{name}](claims-{result['name']}.svg)", ""]
+        lines += ["", f"![{escaped(shown(result))}](claims-{result['name']}.svg)", ""]
         lines += [*markdown_table(parts(result)), "", *markdown_table(measured(result)), ""]
         lines += [f"{escaped(text)}\n" for text in about(result)]
     return "\n".join(lines).rstrip() + "\n"
@@ -89,22 +89,19 @@ def html(found: Sequence[Result], drawings: Sequence[str]) -> str:
         body += [
             f"<h2>{escape(result['name'])}: {escape(result['verdict'])}</h2>",
             paragraph(result["statement"]),
-            f'<div class="plot">{drawing[drawing.index("<svg") :]}</div>',
+            plot(drawing[drawing.index("<svg") :], shown(result)),
             table_html(parts(result), kind="words"),
             table_html(measured(result)),
             *(paragraph(text, kind="soft") for text in about(result)),
         ]
-    head = (
-        '<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{TITLE}</title>\n<style>{STYLE}\n.plot svg {{ max-width: 100%; height: auto; }}"
-        "</style>"
-    )
-    inner = "\n".join(body)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{inner}\n'
-        "</body>\n</html>\n"
-    )
+    return document(TITLE, body, style="\n.plot svg { max-width: 100%; height: auto; }")
+
+
+def shown(result: Result) -> str:
+    """What its figure shows, in words."""
+    drawn = result["figure"]
+    of = ", ".join(line["name"] for line in drawn["series"])
+    return f"{drawn['y']} against {drawn['x']}: {of}" if drawn["x"] else f"{drawn['y']}: {of}"
 
 
 def introduction(found: Sequence[Result]) -> str:

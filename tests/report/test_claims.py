@@ -144,7 +144,7 @@ def test_markdown_holds_the_verdicts_the_quantities_and_what_was_measured():
     assert "in 4 minutes in all" in written
     assert "| reach | not decided | A window ends. | 123 |" in lines
     assert "## reach: not decided" in lines
-    assert "![scan](claims-scan.svg)" in lines
+    assert "![accuracy, % against distance: cnn, attention](claims-scan.svg)" in lines
     assert lines.count("| accuracy, % | 97.1 [96.5, 98] | [95.9, 99] | above 95 | holds |") == 2
     assert lines.count("| cnn | 97.1 [96.5, 98.0] |") == 2
     for text in ("Source: Somebody 2020, section 3: 99.8 %", "Criterion: Above 95 %."):

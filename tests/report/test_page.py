@@ -6,7 +6,7 @@ import re
 import pytest
 
 from attnconv import report
-from attnconv.report import page, plots, tables
+from attnconv.report import markup, page, plots, tables
 from attnconv.report.conclusions import findings
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -49,7 +49,7 @@ def test_the_page_needs_nothing_else(summary, tmp_path):
     reader = Reader(text)
     assert reader.loads == []
     assert text.startswith("<!DOCTYPE html>")
-    assert not re.search(r"@import|url\(\s*['\"]?http", page.STYLE)
+    assert not re.search(r"@import|url\(\s*['\"]?http", markup.STYLE)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [
         "accuracy_by_cost.svg",
