@@ -63,8 +63,10 @@ def main() -> None:
     failed |= _run(on_gpu, out, accelerator=True) if on_gpu else False
     bench, of_gpus = out / "bench.json", list(out.glob("results/*.json"))
     folders = [out, Path("docs")] if FLAGS.docs else [out]
+    # Also where nothing was measured now, so that it is said where nothing ever was.
+    has_cpu_page = bool(on_cpu) or (not on_gpu and (bench.exists() or not of_gpus))
     for folder in folders:
-        if on_cpu or (not on_gpu and (bench.exists() or not of_gpus)):
+        if has_cpu_page:
             page.write(_measured(bench), folder, beside)
         for file in of_gpus if folder != out else ():
             (folder / "results").mkdir(exist_ok=True)

@@ -285,3 +285,25 @@ def test_neighbors_that_are_not_there_are_seen_by_none(dtype):
     x = jnp.repeat(jnp.array([[[100.0], [100.0], [400.0]]], dtype), 4, axis=-1)
     y = layer(x, jnp.array([[True, True, False]]))
     np.testing.assert_array_equal(y[0, :2], np.full((2, 4), 100))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rngs: nn.NeighborhoodAttention(4, 32, 7, rngs=rngs),
+        lambda rngs: nn.LocallyConnected((8, 8), 1, 4, 3, rngs=rngs),
+        lambda rngs: nn.LocallyConnected(8, 1, 4, (3,), rngs=rngs),
+    ],
+)
+def test_one_number_where_the_axes_are_not_known_is_refused(make, monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    with pytest.raises(UsageError, match="expected one number for each axis, as in"):
+        make(nnx.Rngs(0))
+
+
+def test_attention_fn_computes_in_its_dtype_and_knows_its_keywords():
+    q = jnp.ones((2, 4, 2, 8))
+    assert nn.attention_fn(q, q, q, dtype=jnp.bfloat16).dtype == jnp.bfloat16
+    assert nn.attention_fn(q.astype(jnp.bfloat16), q, q).dtype == jnp.float32
+    with pytest.raises(TypeError, match="is_casual"):
+        nn.attention_fn(q, q, q, is_casual=True)

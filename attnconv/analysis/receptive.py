@@ -62,7 +62,7 @@ def effective(
       In at least float32.
 
     Raises:
-      UsageError: `at` is no position of the output.
+      UsageError: `at` is no position of the output, or x has no gradient.
 
     Source: Luo et al. 2016, Understanding the Effective Receptive Field in Deep Convolutional
     Neural Networks, section 2, where the gradient is not squared.
@@ -70,6 +70,8 @@ def effective(
     >>> effective(lambda x: x + 2 * jnp.roll(x, 1, axis=1), jnp.zeros((1, 4, 1)), (2,)).tolist()
     [0.0, 0.800000011920929, 0.20000000298023224, 0.0]
     """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UsageError(f"x: expected floating numbers, which have a gradient, got {x.dtype}")
     out = jax.eval_shape(function, x).shape[1:-1]
     if len(at) != len(out) or not all(0 <= p < size for p, size in zip(at, out, strict=True)):
         raise UsageError(

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError, unknown
-from attnconv.nn.dense import Linear, narrowed, promoted
+from attnconv.nn.dense import Linear, check_axes, narrowed, promoted
 
 
 def attention_fn(
@@ -130,6 +130,7 @@ class NeighborhoodAttention(nnx.Module):
         rngs: nnx.Rngs,
     ):
         _check_heads(num_heads, in_features)
+        check_axes("window", window)
         self.num_heads = num_heads
         self.query, self.key, self.value, self.out = (
             Linear(in_features, in_features, rngs=rngs) for _ in range(4)

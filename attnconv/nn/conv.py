@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.functional import windows
-from attnconv.nn.dense import narrowed, promoted
+from attnconv.nn.dense import check_axes, narrowed, promoted
 
 
 class Conv(nnx.Conv):
@@ -55,6 +55,8 @@ class LocallyConnected(nnx.Module):
         padding: str = "SAME",
         rngs: nnx.Rngs,
     ):
+        check_axes("input_size", input_size)
+        check_axes("kernel_size", kernel_size)
         shape = F.local_kernel_shape(
             tuple(input_size),
             tuple(kernel_size),

@@ -1,5 +1,6 @@
 """Layers on each vector alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,8 +10,15 @@ from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 from jaxtyping import Array, Float
 
 from attnconv import functional as F
+from attnconv.errors import UsageError
 
 he_normal = nnx.initializers.he_normal()
+
+
+def check_axes(name: str, sizes: Any) -> None:
+    """Refuses one number where the number of axes is not known otherwise."""
+    if not isinstance(sizes, Sequence):
+        raise UsageError(f"{name}: expected one number for each axis, as in (7, 7), got {sizes!r}")
 
 
 def promoted(arrays: tuple[Any, ...], /, *, dtype: Any = None, **kwargs: Any) -> tuple[Any, ...]:
