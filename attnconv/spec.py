@@ -65,10 +65,6 @@ class Spec:
     def __post_init__(self) -> None:
         if self.output not in get_args(Output):
             raise ValueError(f"output: expected {', '.join(get_args(Output))}, got {self.output!r}")
-        if self.classes < 1 or not self.shape or min(self.shape) < 1:
-            raise ValueError(
-                f"classes={self.classes}, shape={self.shape}: expected positive numbers"
-            )
 
     @property
     def grid(self) -> tuple[int, ...]:

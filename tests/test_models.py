@@ -164,3 +164,8 @@ def test_default_and_width():
 def test_what_cannot_be_built_is_refused_by_name(arguments, message):
     with pytest.raises(UsageError, match=message):
         models.build(spec=DIGITS, rngs=nnx.Rngs(0), **arguments)
+
+
+def test_an_unknown_kind_of_output_is_refused():
+    with pytest.raises(ValueError, match="output: expected label, labels, sequence, got 'tags'"):
+        Spec((40,), 3, "tags")  # type: ignore[arg-type]

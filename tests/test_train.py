@@ -142,3 +142,9 @@ def test_cross_entropy_is_the_sum_written_out():
     value = train.cross_entropy(jnp.asarray(scores), jnp.asarray(labels), smoothing=0.1)
     expected = np.where(labels >= 0, -(p * log_softmax).sum(1), 0)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0])
+def test_a_warm_up_that_leaves_no_steps_is_refused(warmup):
+    with pytest.raises(ValueError, match=f"warmup={warmup}: expected a part of the steps"):
+        train.Recipe(warmup=warmup)

@@ -104,6 +104,7 @@ def test_list_shows_every_claim_and_what_it_needs():
             marks=pytest.mark.slow,
         ),
         (["--seed=-1"], "seed=-1: expected a number from 0 to"),
+        (["--steps=10"], "Unknown command line flag 'steps'"),
         pytest.param(["--sed=1"], "Unknown command line flag 'sed'", marks=pytest.mark.slow),
     ],
 )
