@@ -166,6 +166,7 @@ def test_what_cannot_be_built_is_refused_by_name(arguments, message):
         models.build(spec=DIGITS, rngs=nnx.Rngs(0), **arguments)
 
 
-def test_an_unknown_kind_of_output_is_refused():
+def test_an_unknown_kind_of_output_is_refused(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     with pytest.raises(ValueError, match="output: expected label, labels, sequence, got 'tags'"):
         Spec((40,), 3, "tags")  # type: ignore[arg-type]
