@@ -102,11 +102,11 @@ class Programs:
             def step(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
                 state, total = carry
                 key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-                *_, change = keys = jax.random.split(key, order.shape[-1] + 1)
+                keys = jax.random.split(key, order.shape[-1] + 1)
 
                 def update(inputs: Array, labels: Array) -> tuple[TrainState, Array]:
                     if augment is not None:
-                        inputs = augment(change, inputs)
+                        inputs = augment(keys[-1], inputs)
                     batch = Data(inputs, labels, keys[:-1])
                     return train_step(state, batch, loss=loss, recipe=recipe, gradient=gradient)
 

@@ -64,7 +64,7 @@ def on_each_core(
     """The function's value for each item; every core takes the next one.
 
     What one call raises, or the person at the keyboard, ends the others: calls that have not begun
-    never do, and `stopped` is set for those that have. Compile before: each thread would.
+    never do, and those that have may look at `stopped`. Compile before: each thread would.
     """
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         futures = [pool.submit(function, item) for item in items]

@@ -14,6 +14,7 @@ import numpy as np
 from attnconv.errors import UsageError
 
 Row = dict[str, Any]
+_TRAINED = ("results.jsonl", "metrics.jsonl", "predictions", "checkpoints")
 COLUMNS = (
     *("task", "model", "train_size", "seed", "learning_rate", "params", "flops", "steps"),
     *("metric", "validation", "test", "train", "seconds"),
@@ -41,7 +42,8 @@ def open_folder(out: Path, config: Mapping[str, Any], *, keep: bool = True) -> N
     Args:
       out: the folder.
       config: what its results must agree in.
-      keep: whether to keep what was trained in it, or to remove that, also another configuration's.
+      keep: whether to keep what was trained in it, or to remove that, also of another configuration
+        with as many models and seeds.
 
     Raises:
       UsageError: it holds another configuration's results, or is not a folder.
@@ -50,9 +52,10 @@ def open_folder(out: Path, config: Mapping[str, Any], *, keep: bool = True) -> N
     wanted = json.loads(json.dumps(config))
     if path.exists():
         found = read_object(path)
-        if not keep and set(found) == set(wanted):
-            _forget(out)
-            write_json(path, wanted)
+        if not keep and _alike(found, wanted):
+            with making(out):
+                _forget(out)
+                write_json(path, wanted)
         elif found != wanted:
             keys = sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
             differences = ", ".join(
@@ -63,8 +66,9 @@ def open_folder(out: Path, config: Mapping[str, Any], *, keep: bool = True) -> N
                 f"out={out} holds another configuration's results: {differences}; name another out"
             )
         return
-    if (out / "results.jsonl").exists():
-        raise UsageError(f"out={out}: expected a config.json beside its results.jsonl, found none")
+    for name in _TRAINED:
+        if (out / name).exists():
+            raise UsageError(f"out={out}: expected a config.json beside its {name}, found none")
     with making(out):
         write_json(path, wanted)
 
@@ -93,10 +97,17 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _forget(out: Path) -> None:
     """Removes what was trained in the folder."""
-    for name in ("results.jsonl", "metrics.jsonl"):
-        (out / name).unlink(missing_ok=True)
-    for name in ("predictions", "checkpoints"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    for path in (out / name for name in _TRAINED):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _alike(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether both are configurations of a study, of as many models and seeds."""
+    sizes = [(len(of.get("models", ())), of.get("seeds")) for of in (found, wanted)]
+    return set(found) == set(wanted) and sizes[0] == sizes[1]
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -59,7 +59,9 @@ def main() -> None:
     if FLAGS.docs and (absent := set(claims.CLAIMS) - shown):
         raise UsageError(f"docs: expected all claims, {min(absent)} is not there")
     for name in outdated:
-        print(f"{name:<20} has changed since it was tested: its old verdict is dropped")
+        print(f"{name:<20} has changed since it was tested, or is gone: its verdict is dropped")
+    if outdated:
+        store.save(out, stored)
     for claim in chosen:
         kept = FLAGS.resume and claim.name in stored
         if claim.name in lacking and not kept:

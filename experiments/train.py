@@ -36,7 +36,7 @@ flags.DEFINE_integer(
 flags.DEFINE_boolean(
     "resume",
     True,
-    "Go on from what is in --out; --noresume removes what was trained there and starts again.",
+    "Go on from what is in --out; --noresume removes the run there and starts again.",
 )
 flags.adopt_module_key_flags(studies)
 FLAGS = flags.FLAGS

@@ -1,6 +1,8 @@
 """Gradients in half precision that are sums over many: taken in float32 and rounded once."""
 
+import copy
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +79,20 @@ def test_the_gradient_of_a_bias_is_summed_over_parts_of_the_examples():
     found = jax.grad(total)(bias)
     np.testing.assert_array_equal(found[..., : T // 2].astype(jnp.float32), B / 128)
     np.testing.assert_array_equal(found[..., T // 2 :].astype(jnp.float32), -B / 128)
+
+
+@pytest.mark.parametrize("implementation", ["auto", "chunked"])
+@pytest.mark.parametrize("dtype", [*HALF, jnp.float32])
+def test_attention_of_much_promotes_nothing_by_itself(monkeypatch, implementation, dtype):
+    monkeypatch.setattr(lowering.attention, "AT_ONCE", 2 * 64)
+    x, bias = jnp.zeros((8192, 64, 8, 1), dtype), jnp.zeros((1, 8, 64, 64), dtype)
+
+    def total(*arrays):
+        y = F.dot_product_attention(*arrays, implementation=implementation)
+        return y.astype(jnp.float32).sum()
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        jax.make_jaxpr(jax.grad(total, range(4)))(x, x, x, bias)
 
 
 def test_gradients_are_summed_over_blocks_of_queries(monkeypatch):
@@ -157,3 +173,65 @@ def assert_near(found, expected, part):
         name = jax.tree_util.keystr(path)
         if "'key'" not in name or "'bias'" not in name:
             assert jnp.linalg.norm((x - y).ravel()) < part * jnp.linalg.norm(y.ravel()), name
+
+
+LAYERS = {
+    "Linear": ((4, 6), (2, 5, 4)),
+    "Conv": ((4, 6, (3,)), (2, 5, 4)),
+    "MultiHeadAttention": ((2, 4), (2, 5, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("preferred", [None, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_layers_have_the_dtype_of_flax(name, preferred, dtype, use_bias):
+    arguments, shape = LAYERS[name]
+    options = {"dtype": dtype, "use_bias": use_bias, "rngs": nnx.Rngs(0)}
+    if name == "MultiHeadAttention":
+        options["decode"] = False
+    else:
+        options["preferred_element_type"] = preferred
+    for given in (jnp.float32, jnp.bfloat16):
+        x = jnp.ones(shape, given)
+        ours, theirs = (getattr(module, name)(*arguments, **options) for module in (nn, nnx))
+        try:
+            expected = theirs(x).dtype
+        except TypeError:  # what is preferred may not be narrower
+            continue
+        assert ours(x).dtype == expected
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("dtype", HALF)
+def test_layers_promote_nothing_by_themselves(name, dtype):
+    arguments, shape = LAYERS[name]
+    options = {"decode": False} if name == "MultiHeadAttention" else {}
+    layer = getattr(nn, name)(*arguments, dtype=dtype, rngs=nnx.Rngs(0), **options)
+    embedding = nn.PositionEmbedding(5, 4, rngs=nnx.Rngs(0))
+    with jax.numpy_dtype_promotion("strict"):
+        assert layer(embedding(jnp.ones(shape, dtype))).dtype == dtype
+
+
+def test_a_projection_is_copied_with_its_layer():
+    layer = nn.MultiHeadAttention(2, 4, dtype=jnp.bfloat16, decode=False, rngs=nnx.Rngs(0))
+    x = jnp.ones((1, 3, 4))
+    copies = nnx.clone(layer), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))
+    for twin in (*copies, nnx.merge(*nnx.split(layer))):
+        assert type(twin.query) is type(layer.query)
+        np.testing.assert_array_equal(
+            np.asarray(twin(x), np.float32), np.asarray(layer(x), np.float32)
+        )
+
+
+def test_a_cache_in_half_precision():
+    layer = nn.MultiHeadAttention(2, 4, dtype=jnp.bfloat16, decode=True, rngs=nnx.Rngs(0))
+    layer.init_cache((1, 3, 4), dtype=jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (1, 3, 4))
+    steps = jnp.concatenate([layer(x[:, i : i + 1]) for i in range(3)], axis=1)
+    whole = layer(x, decode=False, is_causal=True)
+    assert steps.dtype == whole.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        np.asarray(steps, np.float32), np.asarray(whole, np.float32), atol=0.02
+    )

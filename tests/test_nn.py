@@ -293,6 +293,7 @@ def test_neighbors_that_are_not_there_are_seen_by_none(dtype):
         lambda rngs: nn.NeighborhoodAttention(4, 32, 7, rngs=rngs),
         lambda rngs: nn.LocallyConnected((8, 8), 1, 4, 3, rngs=rngs),
         lambda rngs: nn.LocallyConnected(8, 1, 4, (3,), rngs=rngs),
+        lambda rngs: nn.GatedAttention(3, 18, rngs=rngs),
     ],
 )
 def test_one_number_where_the_axes_are_not_known_is_refused(make, monkeypatch):

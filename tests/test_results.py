@@ -67,8 +67,17 @@ def test_beginning_again_leaves_a_folder_of_something_else(tmp_path):
     with pytest.raises(UsageError, match="another configuration's results: port=8080 there"):
         results.open_folder(tmp_path, {"steps": 30}, keep=False)
     (tmp_path / "config.json").unlink()
-    results.open_folder(tmp_path, {"steps": 30}, keep=False)
+    with pytest.raises(UsageError, match=r"expected a config.json beside its checkpoints"):
+        results.open_folder(tmp_path, {"steps": 30}, keep=False)
     assert (tmp_path / "checkpoints").is_dir()
+
+
+def test_beginning_a_run_again_leaves_a_comparison(tmp_path):
+    results.open_folder(tmp_path, {"models": ["mlp", "cnn"], "seeds": 5})
+    (tmp_path / "results.jsonl").write_text("")
+    with pytest.raises(UsageError, match="another configuration's results: models="):
+        results.open_folder(tmp_path, {"models": ["cnn"], "seeds": 1}, keep=False)
+    assert (tmp_path / "results.jsonl").exists()
 
 
 def test_a_folder_that_cannot_be_claimed(tmp_path):

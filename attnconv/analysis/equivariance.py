@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num
 
 Function = Callable[[Array], Array]
@@ -47,10 +48,8 @@ def shift(x: Float[Array, "B *grid C"], by: tuple[int, ...]) -> Float[Array, "B 
     [0.0, 1.0, 2.0]
     """
     grid = x.shape[1:-1]
-    if len(by) != len(grid):
-        raise ValueError(
-            f"by: expected one number for each axis of the grid {list(grid)}, got {by}"
-        )
+    if np.shape(by) != (len(grid),):
+        raise ValueError(f"by: expected a number for each axis of the grid {list(grid)}, got {by}")
     for axis, (step, size) in enumerate(zip(by, grid, strict=True), start=1):
         pad = [(0, 0)] * x.ndim
         pad[axis] = (max(step, 0), max(-step, 0))

@@ -86,10 +86,9 @@ def test(setting: Setting) -> Evidence:
     )
     count = height * wide
     even = float(attention_distance(jnp.full((1, 1, count, count), 1 / count), (height, wide))[0])
-    before, after = (
-        distances(trained.programs, params, probe.inputs[:PROBE], (height, wide)) / even
-        for params in (trained.untrained, trained.params)
-    )
+    params = [*trained.untrained, *trained.params]
+    found = distances(trained.programs, params, probe.inputs[:PROBE], (height, wide)) / even
+    before, after = found[:SEEDS], found[SEEDS:]
     rows = [
         [name, str(layer + 1), *(over_seeds(values).text(2) for values in columns(found, layer))]
         for name, found in (("untrained", before), ("trained", after))

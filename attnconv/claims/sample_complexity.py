@@ -104,7 +104,7 @@ def test(setting: Setting) -> Evidence:
         found = [accuracy(right) for right in curve]
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.params[0]))
         rows.append([kind, f"{count:,}", _text(needed[kind]), *(one.text() for one in found)])
-        errors = [Measured(100 - one.estimate, 100 - one.high, 100 - one.low) for one in found]
+        errors = [Measured(100 - m, 100 - high, 100 - low, n) for m, low, high, n in found]
         series.append(Series.of(kind, SIZES, errors))
     parts = []
     for more, fewer in itertools.pairwise(KINDS[:3]):

@@ -25,7 +25,7 @@ def load(
 ) -> tuple[dict[str, Record], list[str]]:
     """The verdicts in `out` that new ones can stand beside, and the claims that are outdated there.
 
-    Outdated is the verdict of a claim whose module is no longer the same. Makes the folder.
+    Outdated is the verdict of a claim that is no longer the same, by `code`. Makes the folder.
 
     Args:
       out: the folder.
@@ -72,7 +72,7 @@ def record(claim: Claim, evidence: Evidence, *, seconds: float, seed: int) -> Re
         {
             "what": part.what,
             **part.measured._asdict(),
-            "widened": wide.measured[1:3],
+            "widened": [wide.measured.low, wide.measured.high],
             "above": part.above,
             "below": part.below,
             "verdict": verdict,
@@ -95,8 +95,16 @@ def record(claim: Claim, evidence: Evidence, *, seconds: float, seed: int) -> Re
 
 
 def code(claim: Claim) -> str:
-    """A digest of what the claim says and of the module of its experiment."""
-    module = inspect.getmodule(claim.test)
-    assert module is not None
-    text = "\n".join([*(getattr(claim, key) for key in _ABOUT), inspect.getsource(module)])
+    """A digest of what the claim says, of the module of its experiment and of those it takes from.
+
+    Of the latter only those of this room: what is measured with is told by the version.
+    """
+    own = inspect.getmodule(claim.test)
+    assert own is not None
+    modules = {
+        module.__name__: module for module in map(inspect.getmodule, vars(own).values()) if module
+    }
+    near = sorted(name for name in modules if name.startswith(__package__ or ""))
+    sources = [inspect.getsource(own), *(inspect.getsource(modules[name]) for name in near)]
+    text = "\n".join([*(getattr(claim, key) for key in _ABOUT), *sources])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

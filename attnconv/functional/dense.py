@@ -8,6 +8,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from attnconv.lowering.promotion import wide as wide  # for layers and models
+
 
 def dot_general(
     lhs: Array,

@@ -52,8 +52,8 @@ def padding(lengths: Int[Array, "B"], S: int) -> Bool[Array, "B 1 1 S"]:
     Array([[1, 0, 0],
            [1, 1, 1]], dtype=int32)
     """
-    if jnp.ndim(lengths) != 1:
-        raise ValueError(f"lengths: expected shape [B], got {list(jnp.shape(lengths))}")
+    if np.ndim(lengths) != 1:
+        raise ValueError(f"lengths: expected shape [B], got {list(np.shape(lengths))}")
     lengths = jnp.asarray(lengths)
     return jnp.arange(S)[None, None, None] < lengths[:, None, None, None]
 

@@ -115,7 +115,7 @@ class _Whole:
         self, at: Int[Array, "R 1"], fixed: Fixed, S: int
     ) -> Bool[Array, "#B #N #R #S"] | None:
         """Which keys the queries at these rows see; None for all."""
-        ahead = jnp.arange(S) - at
+        ahead = jnp.arange(S)[None] - at
         mask, query_lengths, key_lengths = fixed
         seen = [] if mask is None else [mask]
         if self.is_causal:
@@ -151,7 +151,9 @@ class _Parts(_Whole):
         def step(i: Array, total: Moving) -> Moving:
             gradient = plain_gradient(self, *_part((moving, fixed, ct), i, count))
             return jax.tree.map(
-                lambda t, g: t + g if t.shape == g.shape else t.at[i].set(g), total, gradient
+                lambda t, g: t + g.astype(t.dtype) if t.shape == g.shape else t.at[i].set(g),
+                total,
+                gradient,
             )
 
         def nothing(x: Array) -> Array:

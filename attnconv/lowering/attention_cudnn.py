@@ -21,13 +21,19 @@ from attnconv.lowering.attention_cpu import Fixed
 from attnconv.lowering.key_blocks import Window
 from attnconv.lowering.rules import Moving, Residual
 
+_NAMES = (
+    *("cuda_versions", "check_cudnn_version", "MaskType", "AttentionLayout"),
+    *(f"_dot_product_attention_{which}_p_wrapper" for which in ("fwd", "bwd")),
+)
+
 
 def _bindings() -> Any:
-    """JAX's own of the kernel, which jax.nn rounds the residual of; None where they have moved."""
+    """JAX's own bindings of the kernel (jax.nn rounds their residual); None where they moved."""
     try:
-        return importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+        found = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
     except ImportError:
         return None
+    return found if all(hasattr(found, name) for name in _NAMES) else None
 
 
 cudnn = _bindings()

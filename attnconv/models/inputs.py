@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from attnconv.errors import UsageError
+from attnconv.functional.dense import wide
 from attnconv.nn import Linear
 from attnconv.spec import PAD, Spec
 
@@ -115,7 +116,7 @@ def dropout_rate(spec: Spec) -> float:
 
 def embedded(table: Float[Array, "V D"], x: Int[Array, "..."]) -> Float[Array, "... D"]:
     """The row of each token; in half precision the gradient of a row is summed in float32."""
-    return table.astype(jnp.promote_types(table.dtype, jnp.float32))[x].astype(table.dtype)
+    return table.astype(wide(table.dtype))[x].astype(table.dtype)
 
 
 def dropout(x: Float[Array, "..."], rate: float, rng: Array | None) -> Float[Array, "..."]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError, unknown
-from attnconv.nn.dense import Linear, check_axes, narrowed, promoted
+from attnconv.nn.dense import Linear, check_axes, dot_general, narrowed, promoted
 
 
 def attention_fn(
@@ -97,10 +97,10 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         features = in_features if features is None else features
         _check_heads(num_heads, features)
         kwargs.setdefault("attention_fn", attention_fn)
-        kwargs.setdefault("qkv_dot_general", F.dot_general)
-        kwargs.setdefault("out_dot_general", F.dot_general)
-        kwargs.setdefault("qkv_promote_dtype", promoted)
-        kwargs.setdefault("out_promote_dtype", promoted)
+        for part in ("qkv", "out"):
+            if f"{part}_dot_general" not in kwargs:
+                own = {f"{part}_promote_dtype": promoted, f"{part}_dot_general": dot_general}
+                kwargs = own | kwargs
         super().__init__(num_heads, in_features, *args, **kwargs)
         for layer in (self.query, self.key, self.value, self.out):
             # Flax has no argument for the class of its projections.
@@ -196,6 +196,7 @@ class GatedAttention(nnx.Module):
     ):
         if start not in ("convolution", "random"):
             raise unknown("start", start, ("convolution", "random"))
+        check_axes("window", window)
         heads, rank = math.prod(window), len(window)
         _check_heads(heads, in_features)
         self.num_heads = heads

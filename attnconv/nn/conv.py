@@ -9,7 +9,14 @@ from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.functional import windows
+from attnconv.functional.dense import wide
 from attnconv.nn.dense import check_axes, narrowed, promoted
+
+
+def conv_general_dilated(*args: Any, **kwargs: Any) -> Array:
+    """That of `functional`, in float32 where it is in half precision; see `dense`."""
+    y = F.conv_general_dilated(*args, **kwargs)
+    return y.astype(wide(y.dtype))
 
 
 class Conv(nnx.Conv):
@@ -21,8 +28,9 @@ class Conv(nnx.Conv):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        kwargs.setdefault("conv_general_dilated", F.conv_general_dilated)
-        kwargs.setdefault("promote_dtype", promoted)
+        if "conv_general_dilated" not in kwargs:
+            own = {"promote_dtype": promoted, "conv_general_dilated": conv_general_dilated}
+            kwargs = own | kwargs
         super().__init__(*args, **kwargs)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:

@@ -1,45 +1,54 @@
 """Layers on each vector alone."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError
+from attnconv.functional.dense import wide
 
 he_normal = nnx.initializers.he_normal()
 
 
 def check_axes(name: str, sizes: Any) -> None:
     """Refuses one number where the number of axes is not known otherwise."""
-    if not isinstance(sizes, Sequence):
+    if np.ndim(sizes) != 1:
         raise UsageError(f"{name}: expected one number for each axis, as in (7, 7), got {sizes!r}")
 
 
-def promoted(arrays: tuple[Any, ...], /, *, dtype: Any = None, **kwargs: Any) -> tuple[Any, ...]:
-    """Inputs, kernel and bias as Flax promotes them, but the bias in float32 or wider.
+# Flax adds a bias in the dtype of the products, and XLA sums what was added in half precision in
+# half precision, where 256 ones and one more are 256: the gradient of the bias would be wrong. So
+# a layer is made with products that are widened, and a bias that is, and its output is narrowed.
 
-    Flax adds the bias in the dtype of the products, and XLA sums what was added in half precision
-    in half precision, where 256 ones and one more are 256: so the gradient of the bias is wrong.
-    What a layer makes with this must be `narrowed`.
-    """
+
+def dot_general(*args: Any, **kwargs: Any) -> Array:
+    """That of `functional`, in float32 where it is in half precision."""
+    y = F.dot_general(*args, **kwargs)
+    return y.astype(wide(y.dtype))
+
+
+def promoted(arrays: tuple[Any, ...], /, *, dtype: Any = None, **kwargs: Any) -> tuple[Any, ...]:
+    """Inputs, kernel and bias as Flax promotes them, but the bias in float32 or wider."""
     *others, bias = promote_dtype(arrays, dtype=dtype, **kwargs)
-    if bias is not None:
-        bias = arrays[-1].astype(jnp.promote_types(bias.dtype, jnp.float32))
-    return (*others, bias)
+    return (*others, None if bias is None else arrays[-1].astype(wide(bias.dtype)))
 
 
 def narrowed(layer: Any, inputs: Any, y: Array) -> Array:
-    """The output of a layer of Flax in the dtype that it computes in."""
-    if layer.promote_dtype is not promoted or layer.preferred_element_type is not None:
+    """The output of a layer in the dtype in which Flax has it."""
+    if layer.promote_dtype is not promoted:
         return y
-    parameters = layer.kernel[...], None if layer.bias is None else layer.bias[...]
-    return y.astype(canonicalize_dtype(inputs, *parameters, dtype=layer.dtype))
+    bias, preferred = layer.bias, layer.preferred_element_type
+    parameters = layer.kernel[...], None if bias is None else bias[...]
+    dtype = canonicalize_dtype(inputs, *parameters, dtype=layer.dtype)
+    if preferred is not None:
+        dtype = preferred if bias is None else jnp.promote_types(preferred, dtype)
+    return y.astype(dtype)
 
 
 class Linear(nnx.Linear):
@@ -50,8 +59,8 @@ class Linear(nnx.Linear):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        kwargs.setdefault("dot_general", F.dot_general)
-        kwargs.setdefault("promote_dtype", promoted)
+        if "dot_general" not in kwargs:
+            kwargs = {"promote_dtype": promoted, "dot_general": dot_general, **kwargs}
         super().__init__(*args, **kwargs)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:
@@ -70,6 +79,6 @@ class PositionEmbedding(nnx.Module):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (length, features)))
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        wide = jnp.promote_types(x.dtype, jnp.float32)  # in which the gradient is summed
-        vectors = F.positions.learned(self.embedding[...], x.shape[1]).astype(wide)
-        return (x.astype(wide) + vectors[None]).astype(x.dtype)
+        vectors = F.positions.learned(self.embedding[...], x.shape[1])
+        dtype = wide(x.dtype)  # in which the gradient is summed
+        return (x.astype(dtype) + vectors.astype(dtype)[None]).astype(x.dtype)

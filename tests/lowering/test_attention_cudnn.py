@@ -117,6 +117,9 @@ def test_mapped_examples_are_one_batch():
 def test_bindings_that_have_moved_are_a_reason_and_no_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax._src.cudnn.fused_attention_stablehlo", None)
     assert attention_cudnn._bindings() is None
+    partly = types.SimpleNamespace(cuda_versions=None)
+    monkeypatch.setitem(sys.modules, "jax._src.cudnn.fused_attention_stablehlo", partly)
+    assert attention_cudnn._bindings() is None
     monkeypatch.setattr(attention_cudnn, "cudnn", None)
     x = jnp.ones((1, 8, 2, 8), jnp.bfloat16)
     with pytest.raises(
