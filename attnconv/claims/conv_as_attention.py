@@ -114,7 +114,7 @@ def described(
     programs: compiled.Programs,
     params: Sequence[chex.ArrayTree],
     images: Float[np.ndarray, "B H W C"],
-) -> tuple[Float[np.ndarray, "R L Q"], Float[np.ndarray, "R L W"]]:
+) -> tuple[Float[np.ndarray, "R L Q"], Float[np.ndarray, "R L windows"]]:
     """Of each seed and layer the arrangement of its heads, and what each window leaves."""
     places, left = [], []
     for net in map(programs.model, params):
