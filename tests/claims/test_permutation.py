@@ -1,7 +1,5 @@
 """The experiment on permutation with small nets: what holds of them whatever they have learned."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,10 +50,8 @@ def test_only_without_positions_an_order_does_not_matter(small, kind):
     model = permutation.Encoder(kind, rngs=nnx.Rngs(0))
     if kind == "relative":  # its table starts as zeros, which tell nothing
         model.table[...] = jax.random.normal(jax.random.key(1), model.table.shape)
-    params = nnx.split(model)[1]
     x = jnp.asarray(permutation.order_task(16, seed=[0, 0]).inputs)
-    make = functools.partial(permutation.Encoder, kind)
-    error = permutation._error(make, params, np.asarray(x))
+    error = permutation._error(model, np.asarray(x))
     assert error < permutation.EXACT if kind == "none" else error > permutation.CLEAR
     scores, moved = model(x), model(x[:, ::-1])
     assert np.allclose(scores, moved, atol=1e-5) == (kind == "none")
