@@ -47,10 +47,13 @@ class Kit(NamedTuple):
     linear: Callable[..., Any]
     block: Callable[..., Any]
     halve: Callable[[Array], Array]
+    gelu: Callable[[Array], Array]
 
 
-STOCK = Kit(nnx.Conv, nnx.Linear, Block, lambda x: nnx.avg_pool(x, (2, 2), strides=(2, 2)))
-OURS = Kit(nn.Conv, nn.Linear, nn.EncoderBlock, lambda x: F.avg_pool(x, (2, 2)))
+STOCK = Kit(
+    nnx.Conv, nnx.Linear, Block, lambda x: nnx.avg_pool(x, (2, 2), strides=(2, 2)), jax.nn.gelu
+)
+OURS = Kit(nn.Conv, nn.Linear, nn.EncoderBlock, lambda x: F.avg_pool(x, (2, 2)), F.gelu)
 
 
 class CNN(nnx.Module):
@@ -114,9 +117,10 @@ class Residual(nnx.Module):
         self.expand = kit.linear(features, 4 * features, rngs=rngs)
         self.contract = kit.linear(4 * features, features, rngs=rngs)
         self.scale = nnx.Param(jnp.ones(features))
+        self.gelu = kit.gelu
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
-        y = jax.nn.gelu(self.expand(self.norm(self.depthwise(x))))
+        y = self.gelu(self.expand(self.norm(self.depthwise(x))))
         return x + self.scale[...] * self.contract(y)
 
 

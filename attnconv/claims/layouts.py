@@ -84,8 +84,8 @@ class ConvBlock(nnx.Module):
         self.contract = Linear(hidden, features, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B H W D"]:
-        y = jax.nn.gelu(self.expand(self.norm(x)))
-        return x + self.contract(jax.nn.gelu(self.depthwise(y)))
+        y = F.gelu(self.expand(self.norm(x)))
+        return x + self.contract(F.gelu(self.depthwise(y)))
 
 
 class Stages(nnx.Module):

@@ -72,7 +72,7 @@ class Encoder(nnx.Module):
                 query, key = F.positions.rotary(query), F.positions.rotary(key)
             y = F.dot_product_attention(query, key, value, bias)
             x = x + block.out(y.reshape(x.shape))
-            x = x + block.contract(jax.nn.gelu(block.expand(block.mlp_norm(x))))
+            x = x + block.contract(F.gelu(block.expand(block.mlp_norm(x))))
         return x
 
     def __call__(

@@ -10,7 +10,7 @@ from attnconv.functional import audio, masks, positions
 from attnconv.functional.additive import additive_attention
 from attnconv.functional.attention import attention_weights, dot_product_attention
 from attnconv.functional.conv import conv, conv_general_dilated, conv_transpose
-from attnconv.functional.dense import dot_general
+from attnconv.functional.dense import dot_general, gelu
 from attnconv.functional.explain import explain
 from attnconv.functional.gated import gated_positional_attention
 from attnconv.functional.local import local_kernel_shape, locally_connected
@@ -30,6 +30,7 @@ __all__ = [
     "dot_product_attention",
     "explain",
     "gated_positional_attention",
+    "gelu",
     "group_norm",
     "layer_norm",
     "local_kernel_shape",

@@ -23,11 +23,13 @@ def check_floating(x: Array) -> None:
 def biased(y: Array, bias: Array) -> Array:
     """`y + bias`, the bias for all of y's leading axes; its gradient is summed in `wide`.
 
-    What is added in half precision alone XLA sums so on a CPU, where 256 ones and one are 256.
+    What is added in half precision alone XLA sums so on a CPU, where 256 ones and one are 256. One
+    vector for each row is what cuBLASLt adds within the product that makes y.
     """
     dtype = jnp.result_type(y, bias)
-    total = y.astype(wide(dtype)) + ranked(bias, y.ndim).astype(wide(dtype))
-    return total.astype(dtype)
+    rows = y.reshape(*y.shape[: y.ndim - bias.ndim], bias.size).astype(dtype)
+    each = jnp.broadcast_to(bias.reshape(-1).astype(wide(dtype)), rows.shape).astype(dtype)
+    return (rows + each).reshape(y.shape)
 
 
 def ranked(x: Array, ndim: int) -> Array:

@@ -87,7 +87,7 @@ class MLP(nnx.Module):
         self.contract = Linear(hidden, features, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B T D"], _: Any) -> Float[Array, "B T D"]:
-        return self.contract(jax.nn.gelu(self.expand(x)))
+        return self.contract(F.gelu(self.expand(x)))
 
     def start(self, memory: Memory, steps: int) -> Any:
         return ()

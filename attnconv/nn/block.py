@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from attnconv import functional as F
 from attnconv.nn.attention import MultiHeadAttention
 from attnconv.nn.dense import Linear
 
@@ -43,4 +43,4 @@ class EncoderBlock(nnx.Module):
         self, x: Float[Array, "B *grid D"], mask: Bool[Array, "..."] | None = None
     ) -> Float[Array, "B *grid D"]:
         x = x + self.attention(self.attention_norm(x), mask=mask)
-        return x + self.contract(jax.nn.gelu(self.expand(self.mlp_norm(x))))
+        return x + self.contract(F.gelu(self.expand(self.mlp_norm(x))))

@@ -9,14 +9,7 @@ from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.functional import windows
-from attnconv.functional.dense import wide
-from attnconv.nn.dense import check_axes, narrowed, promoted
-
-
-def conv_general_dilated(*args: Any, **kwargs: Any) -> Array:
-    """That of `functional`, in float32 where it is in half precision; see `dense`."""
-    y = F.conv_general_dilated(*args, **kwargs)
-    return y.astype(wide(y.dtype))
+from attnconv.nn.dense import check_axes, completed, unbiased
 
 
 class Conv(nnx.Conv):
@@ -28,10 +21,8 @@ class Conv(nnx.Conv):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        if "conv_general_dilated" not in kwargs:
-            own = {"promote_dtype": promoted, "conv_general_dilated": conv_general_dilated}
-            kwargs = own | kwargs
-        super().__init__(*args, **kwargs)
+        own = {"promote_dtype": unbiased, "conv_general_dilated": F.conv_general_dilated}
+        super().__init__(*args, **own | kwargs)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:
         if self.padding == "VALID":
@@ -39,7 +30,7 @@ class Conv(nnx.Conv):
             dilation = 1 if self.kernel_dilation is None else self.kernel_dilation
             spans = windows.spans(self.kernel_size, windows.per_axis("dilation", dilation, rank))
             windows.check_fits(inputs.shape[-rank - 1 : -1], spans)
-        return narrowed(self, inputs, super().__call__(inputs, *args, **kwargs))
+        return completed(self, inputs, super().__call__(inputs, *args, **kwargs))
 
 
 class LocallyConnected(nnx.Module):

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
+from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError
-from attnconv.functional.dense import wide
+from attnconv.functional.dense import biased, wide
 
 he_normal = nnx.initializers.he_normal()
 
@@ -22,33 +22,23 @@ def check_axes(name: str, sizes: Any) -> None:
         raise UsageError(f"{name}: expected one number for each axis, as in (7, 7), got {sizes!r}")
 
 
-# Flax adds a bias in the dtype of the products, and XLA sums what was added in half precision in
-# half precision, where 256 ones and one more are 256: the gradient of the bias would be wrong. So
-# a layer is made with products that are widened, and a bias that is, and its output is narrowed.
+# XLA on a CPU sums what was added in half precision in half precision, where 256 ones and one are
+# 256: the gradient of a bias that Flax adds would be wrong. So Flax adds zeros, which XLA leaves
+# out, and the bias is added to its output.
 
 
-def dot_general(*args: Any, **kwargs: Any) -> Array:
-    """That of `functional`, in float32 where it is in half precision."""
-    y = F.dot_general(*args, **kwargs)
-    return y.astype(wide(y.dtype))
+def unbiased(arrays: tuple[Any, ...], /, **kwargs: Any) -> tuple[Any, ...]:
+    """Inputs, kernel and bias as Flax promotes them, with zeros for the bias."""
+    *others, bias = promote_dtype(arrays, **kwargs)
+    return (*others, None if bias is None else jnp.zeros_like(bias))
 
 
-def promoted(arrays: tuple[Any, ...], /, *, dtype: Any = None, **kwargs: Any) -> tuple[Any, ...]:
-    """Inputs, kernel and bias as Flax promotes them, but the bias in float32 or wider."""
-    *others, bias = promote_dtype(arrays, dtype=dtype, **kwargs)
-    return (*others, None if bias is None else arrays[-1].astype(wide(bias.dtype)))
-
-
-def narrowed(layer: Any, inputs: Any, y: Array) -> Array:
-    """The output of a layer in the dtype in which Flax has it."""
-    if layer.promote_dtype is not promoted:
+def completed(layer: Any, inputs: Any, y: Array) -> Array:
+    """The output of a layer of Flax with the bias that `unbiased` left out."""
+    if layer.bias is None or layer.promote_dtype is not unbiased:
         return y
-    bias, preferred = layer.bias, layer.preferred_element_type
-    parameters = layer.kernel[...], None if bias is None else bias[...]
-    dtype = canonicalize_dtype(inputs, *parameters, dtype=layer.dtype)
-    if preferred is not None:
-        dtype = preferred if bias is None else jnp.promote_types(preferred, dtype)
-    return y.astype(dtype)
+    arrays = inputs, layer.kernel[...], layer.bias[...]
+    return biased(y, promote_dtype(arrays, dtype=layer.dtype)[-1])
 
 
 class Linear(nnx.Linear):
@@ -59,12 +49,11 @@ class Linear(nnx.Linear):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        if "dot_general" not in kwargs:
-            kwargs = {"promote_dtype": promoted, "dot_general": dot_general, **kwargs}
-        super().__init__(*args, **kwargs)
+        own = {"promote_dtype": unbiased, "dot_general": F.dot_general}
+        super().__init__(*args, **own | kwargs)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:
-        return narrowed(self, inputs, super().__call__(inputs, *args, **kwargs))
+        return completed(self, inputs, super().__call__(inputs, *args, **kwargs))
 
 
 class PositionEmbedding(nnx.Module):

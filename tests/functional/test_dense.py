@@ -1,4 +1,4 @@
-"""The product of weights with the last axes of an array, against `jax.lax.dot_general`."""
+"""The product of weights with the last axes of an array, and GELU, against those of JAX."""
 
 import inspect
 
@@ -57,3 +57,12 @@ def test_options_and_errors_are_those_of_lax():
     assert y.dtype == jnp.float32
     with pytest.raises(TypeError, match="contracting dimensions"):
         F.dot_general(x, kernel[:3], numbers)
+
+
+def test_gelu_is_that_of_jax_and_keeps_its_input_alone():
+    x = 3 * normal(0, (4, 50))
+    for of in (lambda f: f, jax.grad, lambda f: jax.jacfwd(jax.grad(f))):
+        found, expected = (jax.vmap(jax.vmap(of(f)))(x) for f in (F.gelu, jax.nn.gelu))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    (kept,) = jax.tree.leaves(jax.vjp(F.gelu, x)[1])
+    np.testing.assert_array_equal(kept, x)
