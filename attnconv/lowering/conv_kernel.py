@@ -42,7 +42,7 @@ class Tile(NamedTuple):
     def read(self, x: Any, row: Array, column: Array) -> Float[Array, "R C"]:
         """Of one row for each of the tile and one column; zeros outside."""
         at, there = self._at(x, row, column)
-        return triton.load(x.at[at], mask=there, other=0.0).astype(jnp.float32)
+        return kernels.widened(triton.load(x.at[at], mask=there, other=0.0))
 
     def write(self, x: Any, row: Array, column: Array, found: Float[Array, "R C"]) -> None:
         at, there = self._at(x, row, column)
@@ -61,7 +61,7 @@ def refusal(array: str, problem: Problem, a: Any, b: Any) -> str | None:
     H200, 64 images in bfloat16, 7x7, ms of XLA, which takes cuDNN's, and of the kernels, for y and
     for the gradient of the kernel: 56x56x96 0.18 to 0.32 and 0.16, 0.16 to 0.19 and 0.18; 14x14x384
     0.11 and 0.04, 0.10 and 0.08; 7x7x768 0.09 and 0.05, 1.25 and 0.06. In float32 56x56x96 0.37 and
-    0.14, 9.2 and 0.18.
+    0.14, 9.2 and 0.18. The kernels had an instruction for each product and one for each sum then.
     """
     geometry, groups = problem.geometry, problem.groups
     steps = (*geometry.stride, *geometry.dilation, *geometry.input_dilation)
@@ -160,7 +160,7 @@ def _convolve(problem, columns, number, part, c, x, kernel, y):
 
     def weight(i: Array, j: int) -> Float[Array, "R C"]:
         there = (channel < x.shape[-1]) & (i >= 0) & (i < h)
-        return triton.load(kernel.at[i, j, 0, channel], mask=there, other=0.0).astype(jnp.float32)
+        return kernels.widened(triton.load(kernel.at[i, j, 0, channel], mask=there, other=0.0))
 
     def step(i: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
         i = i.astype(jnp.int32)
@@ -170,7 +170,8 @@ def _convolve(problem, columns, number, part, c, x, kernel, y):
             seen = tile.read(x, tile.row + i - above, left + column - before)
             for r, j in itertools.product(range(ROWS), range(w)):
                 if 0 <= column - j < columns:
-                    found[r * columns + column - j] += seen * weights[r][j]
+                    at = r * columns + column - j
+                    found[at] = kernels.fma(seen, weights[r][j], found[at])
         return tuple(found)
 
     nothing = jnp.zeros(shape, jnp.float32)
@@ -193,7 +194,7 @@ def _of_kernel(problem, columns, steps, number, part, c, x, y, sums):
             seen = tile.read(x, tile.row + i - above, left + column - before)
             for j in range(w):
                 if 0 <= column - j < columns:
-                    found[i * w + j] += seen * cts[column - j]
+                    found[i * w + j] = kernels.fma(seen, cts[column - j], found[i * w + j])
         return tuple(found)
 
     wide, high = _box(x.shape[-1], EACH_BACK)

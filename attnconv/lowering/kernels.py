@@ -1,7 +1,9 @@
 """How kernels of Pallas are called, by Triton on CUDA or, very slowly, interpreted, and where."""
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +16,10 @@ from jaxtyping import Array, Int
 
 FLOATS = ("bfloat16", "float16", "float32")
 HOPPER = 9  # the major compute capability
+LOG2E = math.log2(math.e)
+_interpreted = contextvars.ContextVar(
+    "whether the kernel that is traced is interpreted", default=True
+)
 
 
 def call(
@@ -40,7 +46,8 @@ def call(
 
     def fill(*refs: Any) -> None:
         number = unravel(pl.program_id(0), programs)
-        kernel(*number, *jax.tree.unflatten(tree, refs[: len(leaves)]), *refs[len(leaves) :])
+        with _traced(interpret):
+            kernel(*number, *jax.tree.unflatten(tree, refs[: len(leaves)]), *refs[len(leaves) :])
 
     return pl.pallas_call(
         fill,
@@ -49,6 +56,53 @@ def call(
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=stages),
     )(*leaves)
+
+
+@contextlib.contextmanager
+def _traced(interpret: bool) -> Iterator[None]:
+    token = _interpreted.set(interpret)
+    try:
+        yield
+    finally:
+        _interpreted.reset(token)
+
+
+# XLA compiles Triton without leave to fuse a product with a sum, and with an exponential of eight
+# instructions; a kernel that computes rather than waits takes as long as its instructions do.
+
+
+def fma(a: Array, b: Array, c: Array) -> Array:
+    """`a b + c` of float32."""
+    if _interpreted.get():
+        return a * b + c
+    return _assembled("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", a, b, c)
+
+
+def exp(x: Array) -> Array:
+    """Of float32, within 2^-22 of it and what `x log2(e)` rounds; below 2^-126 it is zero."""
+    if _interpreted.get():
+        return jnp.exp(x)
+    return _assembled("ex2.approx.ftz.f32 $0, $1;", "=f,f", x * LOG2E)
+
+
+def widened(x: Array) -> Array:
+    """x in float32."""
+    if _interpreted.get() or x.dtype != jnp.bfloat16:
+        return x.astype(jnp.float32)
+    halves = "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;"
+    return _assembled(halves, "=r,=r,r", x, pack=2)
+
+
+def _assembled(asm: str, constraints: str, *args: Array, pack: int = 1) -> Array:
+    """A float32 for each element."""
+    (found,) = triton.elementwise_inline_asm(
+        asm,
+        args=args,
+        constraints=constraints,
+        pack=pack,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, jnp.float32)],
+    )
+    return found
 
 
 def iota(size: int) -> Int[Array, "size"]:
