@@ -154,7 +154,7 @@ class Rows(NamedTuple):
     ) -> Float[Array, "R C"]:
         """`ds_ij = p_ij (ct_i . v_j - ct_i . y_i)`."""
         products = dot(self.ct, value.T, scores.dtype)
-        return jnp.exp(scores - self.log[:, None]) * (products - self.offset[:, None])
+        return kernels.exp(scores - self.log[:, None]) * (products - self.offset[:, None])
 
 
 def rows_of(given: Backward, queries: Places, b: Array, n: Array) -> Rows:
@@ -266,7 +266,7 @@ def _attend(layout, sizes, b, n, number, query, key, value, more, scale, y, log,
         k, v = keys.read(key, b, g), keys.read(value, b, g)
         scores = tile.seen(dot(q, k.T, wide) * scale, tile.own, keys, n)
         new = jnp.maximum(top, scores.max(axis=1))
-        powers, old = jnp.exp(scores - new[:, None]), jnp.exp(top - new)
+        powers, old = kernels.exp(scores - new[:, None]), kernels.exp(top - new)
         total = total * old + powers.sum(axis=1)
         return new, total, y * old[:, None] + dot(powers.astype(v.dtype), v, wide)
 
@@ -312,7 +312,7 @@ def _of_keys(layout, sizes, b, g, number, given, more, dkey, dvalue):
         n, queries = g * share + lax.div(i, tile.parts), tile.part(lax.rem(i, tile.parts))
         q, c, log, offset = rows_of(given, queries, b, n)
         scores = tile.seen(dot(k, q.T, wide) * scale, queries, tile.own, n)
-        weights = jnp.exp(scores - log[None])
+        weights = kernels.exp(scores - log[None])
         dscores = weights * (dot(v, c.T, wide) - offset[None])
         return (
             total[0] + dot(dscores.astype(q.dtype), q, wide),
