@@ -72,15 +72,15 @@ def _traced(interpret: bool) -> Iterator[None]:
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
-    """`a b + c` of float32."""
-    if _interpreted.get():
+    """`a b + c`."""
+    if _interpreted.get() or c.dtype != jnp.float32:
         return a * b + c
     return _assembled("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", a, b, c)
 
 
 def exp(x: Array) -> Array:
-    """Of float32, within 2^-22 of it and what `x log2(e)` rounds; below 2^-126 it is zero."""
-    if _interpreted.get():
+    """Within 2^-22 of it and what `x log2(e)` rounds; zero below 2^-126."""
+    if _interpreted.get() or x.dtype != jnp.float32:
         return jnp.exp(x)
     return _assembled("ex2.approx.ftz.f32 $0, $1;", "=f,f", x * LOG2E)
 

@@ -173,6 +173,16 @@ def test_depthwise_convolution_lowers_to_kernels(dtype):
 
 
 @pytest.mark.usefixtures("hopper")
+def test_kernels_are_written_in_the_instructions_that_triton_would_not_choose():
+    convolve = functools.partial(F.conv, groups=96)
+    text = lowered_for_cuda(convolve, half(4, 8, 8, 96), half(3, 3, 1, 96))
+    assert "fma.rn.f32" in text and "shl.b32" in text
+    assert "shl.b32" not in lowered_for_cuda(convolve, array(4, 8, 8, 96), array(3, 3, 1, 96))
+    attend = functools.partial(attention, implementation="pallas")
+    assert "ex2.approx" in lowered_for_cuda(attend, *[half(2, 64, 4, 64)] * 3)
+
+
+@pytest.mark.usefixtures("hopper")
 def test_kernels_are_taken_where_they_are_measured_to_be_faster():
     def forms(function, *args, **options):
         return [choice.form for choice in F.explain(function, *args, **options)]
