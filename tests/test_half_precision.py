@@ -186,21 +186,39 @@ LAYERS = {
 @pytest.mark.parametrize("preferred", [None, jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_layers_have_the_dtype_of_flax(name, preferred, dtype, use_bias):
+def test_layers_have_the_dtypes_and_values_of_flax(name, preferred, dtype, use_bias):
     arguments, shape = LAYERS[name]
-    options = {"dtype": dtype, "use_bias": use_bias, "rngs": nnx.Rngs(0)}
+    options = {"dtype": dtype, "use_bias": use_bias, "bias_init": nnx.initializers.normal(1)}
     if name == "MultiHeadAttention":
         options["decode"] = False
     else:
         options["preferred_element_type"] = preferred
     for given in (jnp.float32, jnp.bfloat16):
-        x = jnp.ones(shape, given)
-        ours, theirs = (getattr(module, name)(*arguments, **options) for module in (nn, nnx))
+        x = jnp.asarray(np.random.default_rng(0).normal(size=shape), given)
+        ours, theirs = (
+            getattr(module, name)(*arguments, **options, rngs=nnx.Rngs(0)) for module in (nn, nnx)
+        )
         try:
-            expected = theirs(x).dtype
+            expected = theirs(x)
         except TypeError:  # what is preferred may not be narrower
             continue
-        assert ours(x).dtype == expected
+        found, least = ours(x), 4 * float(jnp.finfo(expected.dtype).eps)
+        assert found.dtype == expected.dtype
+        numbers = (np.asarray(y, np.float32) for y in (found, expected))
+        np.testing.assert_allclose(*numbers, rtol=least, atol=least)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("dtype", "count"), [(jnp.bfloat16, 257), (jnp.float16, 70000)])
+def test_the_bias_of_a_layer_has_a_gradient_in_its_own_dtype(name, dtype, count):
+    """Of float32, as the parameter is, though 257 and 70000 are no numbers of the layer's dtype."""
+    options = {"decode": False} if name == "MultiHeadAttention" else {}
+    layer = getattr(nn, name)(*LAYERS[name][0], dtype=dtype, rngs=nnx.Rngs(0), **options)
+    structure, params = nnx.split(layer)
+    x = jnp.ones((count, 1, 4))
+    gradient = jax.grad(lambda p: nnx.merge(structure, p)(x).astype(jnp.float32).sum())(params)
+    last = gradient["out"] if name == "MultiHeadAttention" else gradient
+    np.testing.assert_array_equal(last["bias"][...], np.float32(count))
 
 
 @pytest.mark.parametrize("name", LAYERS)

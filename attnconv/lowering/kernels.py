@@ -17,9 +17,7 @@ from jaxtyping import Array, Int
 FLOATS = ("bfloat16", "float16", "float32")
 HOPPER = 9  # the major compute capability
 LOG2E = math.log2(math.e)
-_interpreted = contextvars.ContextVar(
-    "whether the kernel that is traced is interpreted", default=True
-)
+_interpreted = contextvars.ContextVar[bool]("interpreted")  # whether what `call` traces is
 
 
 def call(
@@ -40,6 +38,7 @@ def call(
       programs: how many numbers there are of each kind.
       warps: how many share a program.
       stages: how many steps of a loop have what they read there at once.
+      interpret: as operations of JAX, with `fma` and the like as they are written there.
     """
     leaves, tree = jax.tree.flatten(arrays)
     axes = jax.typeof(leaves[0]).manual_axis_type  # under `shard_map`
@@ -72,14 +71,14 @@ def _traced(interpret: bool) -> Iterator[None]:
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
-    """`a b + c`."""
-    if _interpreted.get() or c.dtype != jnp.float32:
+    """`a b + c` of float32."""
+    if _interpreted.get():
         return a * b + c
     return _assembled("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", a, b, c)
 
 
 def exp(x: Array) -> Array:
-    """Within 2^-22 of it and what `x log2(e)` rounds; zero below 2^-126."""
+    """Its relative error is 2^-22 and |x| 2^-24; in float32 it is zero below 2^-126."""
     if _interpreted.get() or x.dtype != jnp.float32:
         return jnp.exp(x)
     return _assembled("ex2.approx.ftz.f32 $0, $1;", "=f,f", x * LOG2E)

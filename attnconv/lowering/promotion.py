@@ -6,12 +6,13 @@ from jaxtyping import Array
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype that sums are taken in: float64 for itself, float32 for any other.
+    """The dtype that sums are taken in: float32 for what is narrower, and for integers.
 
     >>> str(wide("bfloat16")), str(wide("float64"))
     ('float32', 'float64')
     """
-    return jnp.dtype("float64" if jnp.dtype(dtype) == "float64" else "float32")
+    same = jnp.dtype(dtype) == "float64" or jnp.issubdtype(dtype, jnp.complexfloating)
+    return jnp.dtype(dtype if same else "float32")
 
 
 def check_floating(x: Array) -> None:
@@ -20,16 +21,17 @@ def check_floating(x: Array) -> None:
         raise ValueError(f"x: expected a floating dtype, came {x.dtype}")
 
 
-def biased(y: Array, bias: Array) -> Array:
-    """`y + bias`, the bias for all of y's leading axes; its gradient is summed in `wide`.
+def biased(y: Array, bias: Array, dtype: DTypeLike | None = None) -> Array:
+    """`y + bias`, the bias for all of y's leading axes and in `dtype`; its gradient is a wide sum.
 
-    What is added in half precision alone XLA sums so on a CPU, where 256 ones and one are 256. One
-    vector for each row is what cuBLASLt adds within the product that makes y.
+    What is added in half precision alone XLA sums so on a CPU, where 256 ones and one are 256. So
+    the bias is repeated in `wide`, whose transpose is the sum, and rounded then. A vector that is
+    so added to each row of a product cuBLASLt adds within it.
     """
-    dtype = jnp.result_type(y, bias)
-    rows = y.reshape(*y.shape[: y.ndim - bias.ndim], bias.size).astype(dtype)
-    each = jnp.broadcast_to(bias.reshape(-1).astype(wide(dtype)), rows.shape).astype(dtype)
-    return (rows + each).reshape(y.shape)
+    each = jnp.broadcast_to(bias.astype(wide(bias.dtype)), y.shape)
+    each = each.astype(bias.dtype if dtype is None else dtype)
+    total = jnp.promote_types(y.dtype, each.dtype)
+    return y.astype(total) + each.astype(total)
 
 
 def ranked(x: Array, ndim: int) -> Array:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError, unknown
-from attnconv.nn.dense import Linear, check_axes, completed, unbiased
+from attnconv.nn.dense import Linear, check_axes, with_bias, without_bias
 
 
 def attention_fn(
@@ -81,7 +81,7 @@ class _Projection(nnx.LinearGeneral):
     """To the heads, or back from them."""
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:
-        return completed(self, inputs, super().__call__(inputs, *args, **kwargs))
+        return with_bias(self, inputs, super().__call__(inputs, *args, **kwargs))
 
 
 class MultiHeadAttention(nnx.MultiHeadAttention):
@@ -98,7 +98,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         _check_heads(num_heads, features)
         kwargs.setdefault("attention_fn", attention_fn)
         for part in ("qkv", "out"):
-            kwargs.setdefault(f"{part}_promote_dtype", unbiased)
+            kwargs.setdefault(f"{part}_promote_dtype", without_bias)
             kwargs.setdefault(f"{part}_dot_general", F.dot_general)
         super().__init__(num_heads, in_features, *args, **kwargs)
         for layer in (self.query, self.key, self.value, self.out):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.functional import windows
-from attnconv.nn.dense import check_axes, completed, unbiased
+from attnconv.nn.dense import check_axes, with_bias, without_bias
 
 
 class Conv(nnx.Conv):
@@ -21,7 +21,7 @@ class Conv(nnx.Conv):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        own = {"promote_dtype": unbiased, "conv_general_dilated": F.conv_general_dilated}
+        own = {"promote_dtype": without_bias, "conv_general_dilated": F.conv_general_dilated}
         super().__init__(*args, **own | kwargs)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:
@@ -30,7 +30,7 @@ class Conv(nnx.Conv):
             dilation = 1 if self.kernel_dilation is None else self.kernel_dilation
             spans = windows.spans(self.kernel_size, windows.per_axis("dilation", dilation, rank))
             windows.check_fits(inputs.shape[-rank - 1 : -1], spans)
-        return completed(self, inputs, super().__call__(inputs, *args, **kwargs))
+        return with_bias(self, inputs, super().__call__(inputs, *args, **kwargs))
 
 
 class LocallyConnected(nnx.Module):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
+from flax.nnx.nn.dtypes import canonicalize_dtype, promote_dtype
 from jaxtyping import Array, Float
 
 from attnconv import functional as F
@@ -27,18 +27,20 @@ def check_axes(name: str, sizes: Any) -> None:
 # out, and the bias is added to its output.
 
 
-def unbiased(arrays: tuple[Any, ...], /, **kwargs: Any) -> tuple[Any, ...]:
+def without_bias(arrays: tuple[Any, ...], /, **kwargs: Any) -> tuple[Any, ...]:
     """Inputs, kernel and bias as Flax promotes them, with zeros for the bias."""
     *others, bias = promote_dtype(arrays, **kwargs)
     return (*others, None if bias is None else jnp.zeros_like(bias))
 
 
-def completed(layer: Any, inputs: Any, y: Array) -> Array:
-    """The output of a layer of Flax with the bias that `unbiased` left out."""
-    if layer.bias is None or layer.promote_dtype is not unbiased:
+def with_bias(layer: Any, inputs: Any, y: Array) -> Array:
+    """The output of a layer of Flax with the bias that `without_bias` left out."""
+    if layer.bias is None or layer.promote_dtype is not without_bias:
         return y
-    arrays = inputs, layer.kernel[...], layer.bias[...]
-    return biased(y, promote_dtype(arrays, dtype=layer.dtype)[-1])
+    bias = layer.bias[...]
+    dtype = canonicalize_dtype(inputs, layer.kernel[...], bias, dtype=layer.dtype)
+    rows = y.reshape(*y.shape[: y.ndim - bias.ndim], bias.size)  # which cuBLASLt adds it to
+    return biased(rows, bias.reshape(-1), dtype).reshape(y.shape)
 
 
 class Linear(nnx.Linear):
@@ -49,11 +51,11 @@ class Linear(nnx.Linear):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        own = {"promote_dtype": unbiased, "dot_general": F.dot_general}
+        own = {"promote_dtype": without_bias, "dot_general": F.dot_general}
         super().__init__(*args, **own | kwargs)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Array:
-        return completed(self, inputs, super().__call__(inputs, *args, **kwargs))
+        return with_bias(self, inputs, super().__call__(inputs, *args, **kwargs))
 
 
 class PositionEmbedding(nnx.Module):

@@ -180,6 +180,9 @@ def test_kernels_are_written_in_the_instructions_that_triton_would_not_choose():
     assert "shl.b32" not in lowered_for_cuda(convolve, array(4, 8, 8, 96), array(3, 3, 1, 96))
     attend = functools.partial(attention, implementation="pallas")
     assert "ex2.approx" in lowered_for_cuda(attend, *[half(2, 64, 4, 64)] * 3)
+    with jax.enable_x64(True):
+        wide = [array(2, 64, 4, 64, dtype=jnp.float64)] * 3
+        assert "ex2.approx" not in lowered_for_cuda(attend, *wide)
 
 
 @pytest.mark.usefixtures("hopper")
