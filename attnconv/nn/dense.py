@@ -37,7 +37,7 @@ def with_bias(layer: Any, inputs: Any, y: Array) -> Array:
     """The output of a layer of Flax with the bias that `without_bias` left out."""
     if layer.bias is None or layer.promote_dtype is not without_bias:
         return y
-    bias = layer.bias[...]
+    bias = jnp.asarray(layer.bias[...])
     dtype = canonicalize_dtype(inputs, layer.kernel[...], bias, dtype=layer.dtype)
     rows = y.reshape(*y.shape[: y.ndim - bias.ndim], bias.size)  # which cuBLASLt adds it to
     return biased(rows, bias.reshape(-1), dtype).reshape(y.shape)
