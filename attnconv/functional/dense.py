@@ -9,8 +9,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from attnconv.lowering.promotion import biased as biased  # for layers, as is
-from attnconv.lowering.promotion import wide as wide  # for layers and models
+# For layers and models, which have no access to lowering.
+from attnconv.lowering.promotion import biased as biased
+from attnconv.lowering.promotion import wide as wide
 
 
 def dot_general(

@@ -2,8 +2,8 @@
 
 A program is one warp. It has some channels of a block of positions, `ROWS` high and `columns` wide,
 of several images or places: all sums stay in registers, and each position that the windows see is
-read once for all rows. Instructions that find and widen what is read are what takes the time, so
-sums share it, as many as registers allow.
+read once for all rows. Beside the products, instructions that find and widen what is read take the
+time, so sums share it, as many as registers allow.
 """
 
 import functools

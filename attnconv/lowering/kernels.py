@@ -66,8 +66,8 @@ def _traced(interpret: bool) -> Iterator[None]:
         _interpreted.reset(token)
 
 
-# XLA compiles Triton without leave to fuse a product with a sum, and with an exponential of eight
-# instructions; a kernel that computes rather than waits takes as long as its instructions do.
+# XLA has Triton fuse no product with a sum, and take eight instructions for an exponential and
+# three to widen two numbers; a kernel that computes rather than waits is as slow as they are many.
 
 
 def fma(a: Array, b: Array, c: Array) -> Array:
@@ -78,7 +78,7 @@ def fma(a: Array, b: Array, c: Array) -> Array:
 
 
 def exp(x: Array) -> Array:
-    """Its relative error is 2^-22 and |x| 2^-24; in float32 it is zero below 2^-126."""
+    """`e^x`, with a relative error of 2^-22 and |x| 2^-24; in float32 zero where below 2^-126."""
     if _interpreted.get() or x.dtype != jnp.float32:
         return jnp.exp(x)
     return _assembled("ex2.approx.ftz.f32 $0, $1;", "=f,f", x * LOG2E)

@@ -6,10 +6,10 @@ from jaxtyping import Array
 
 
 def wide(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype that sums are taken in: float32 for what is narrower, and for integers.
+    """The dtype that sums are taken in: float64 and complex ones themselves, else float32.
 
-    >>> str(wide("bfloat16")), str(wide("float64"))
-    ('float32', 'float64')
+    >>> [str(wide(dtype)) for dtype in ("bfloat16", "float64", "complex64")]
+    ['float32', 'float64', 'complex64']
     """
     same = jnp.dtype(dtype) == "float64" or jnp.issubdtype(dtype, jnp.complexfloating)
     return jnp.dtype(dtype if same else "float32")
