@@ -24,8 +24,15 @@ def describe() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, family and model, where the system tells them.
+
+    The name of a virtual processor may be that of a whole line, whose generations are as much as
+    twice as fast as one another.
+    """
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    first = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first)}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" not in told:
+        return name
+    return f"{name} (family {told['cpu family']}, model {told['model']})"
