@@ -56,8 +56,11 @@ def check_matrices(
     return four_axes("bias", bias), four_axes("mask", mask)
 
 
-def check_lengths(name: str, lengths: Array | None, B: int | None) -> Array | None:
-    """Lengths as `[B]`; one example without a batch axis has a single number, `[]` or `[1]`."""
+def check_lengths(name: str, lengths: Array | None, B: int | None, most: int) -> Array | None:
+    """Lengths as int32 `[B]` from 0 to the most.
+
+    One example without a batch axis has a single number, `[]` or `[1]`.
+    """
     if lengths is None:
         return None
     shapes = [(1,), ()] if B is None else [(B,)]
@@ -66,7 +69,9 @@ def check_lengths(name: str, lengths: Array | None, B: int | None) -> Array | No
             f"{name}: expected integers of shape {list(shapes[0])}, "
             f"got {lengths.dtype} of shape {list(lengths.shape)}"
         )
-    return lengths.reshape(shapes[0])
+    if lengths.dtype.itemsize < 4:  # the most may be none of its numbers
+        lengths = lengths.astype(jnp.int32)
+    return jnp.clip(lengths, 0, most).astype(jnp.int32).reshape(shapes[0])
 
 
 def check_window(name: str, window: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -74,11 +79,11 @@ def check_window(name: str, window: int | tuple[int, int] | None) -> tuple[int, 
     if window is None:
         return None
     pair = (window, window) if isinstance(window, int | np.integer) else tuple(window)
-    if len(pair) != 2 or min(pair) < 0:
+    if len(pair) != 2 or not all(isinstance(end, int | np.integer) and end >= 0 for end in pair):
         raise ValueError(
             f"{name}: expected an integer >= 0 or a pair (left, right) of them, got {window}"
         )
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def batched(x: Float[Array, "*B T N K"]) -> Float[Array, "B T N K"]:

@@ -9,6 +9,7 @@ number where T mod 128 is 64 (pytorch/pytorch issue 196678).
 
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -27,13 +28,32 @@ _NAMES = (
 )
 
 
+_ARRAYS = (
+    *("query", "key", "value", "bias", "q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets"),
+    *("page_table_k", "page_table_v"),
+)
+_OPTIONS = (
+    *("scale", "seed", "dropout_rate", "variadic_args", "mask_type", "layout"),
+    *("sliding_window_length", "is_training"),
+)
+_MODIFIED = ("score_mod_args", "score_mod")  # scores by a function: since JAX 0.12
+
+
 def _bindings() -> Any:
-    """JAX's own bindings of the kernel (jax.nn rounds their residual); None where they moved."""
+    """JAX's own bindings of the kernel (jax.nn rounds their residual); None where they changed."""
     try:
         found = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
     except ImportError:
         return None
-    return found if all(hasattr(found, name) for name in _NAMES) else None
+    if not all(hasattr(found, name) for name in _NAMES):
+        return None
+    taken = set(_parameters(found)) - set(_MODIFIED)
+    return found if taken == {*_ARRAYS, *_OPTIONS} else None
+
+
+def _parameters(bindings: Any) -> list[str]:
+    function = getattr(bindings, "_dot_product_attention_fwd_impl", None)
+    return [] if function is None else list(inspect.signature(function).parameters)
 
 
 cudnn = _bindings()
@@ -79,7 +99,7 @@ def refusal(
 def _missing(K: int) -> str | None:
     """What the machine lacks."""
     if cudnn is None:
-        return f"JAX {jax.__version__}, whose bindings of cuDNN are not where they were"
+        return f"JAX {jax.__version__}, whose bindings of cuDNN are not what they were"
     if jax.default_backend() != "gpu" or cudnn.cuda_versions is None:
         return "a call without a CUDA device and cuDNN"
     major, minor = map(int, jax.devices()[0].compute_capability.split("."))
@@ -223,6 +243,7 @@ class CuDNN:
             "mask_type": cudnn.MaskType[_MASKS[given is not None, causal]],
             "layout": cudnn.AttentionLayout.BTNH.value,
             "sliding_window_length": None if self.window is None else self.window[0] + 1,
+            **({"score_mod": None} if "score_mod" in _parameters(cudnn) else {}),
         }
 
 

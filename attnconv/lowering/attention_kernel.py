@@ -64,13 +64,13 @@ class Kernel:
     folds: bool = False
 
     def forward(self, moving: Moving, fixed: Fixed) -> tuple[Array, Residual]:
-        layout, more = self._layout(moving), _more(moving, fixed)
+        layout, more = self._layout(moving, fixed), _more(moving, fixed)
         return attention_loops.forward(layout, moving, more, interpret=self.interpret)
 
     def backward(
         self, moving: Moving, fixed: Fixed, y: Array, residual: Residual, ct: Array
     ) -> Moving:
-        layout, more = self._layout(moving), _more(moving, fixed)
+        layout, more = self._layout(moving, fixed), _more(moving, fixed)
         gradient, given = attention_loops.backward(
             layout, moving, more, y, residual, ct, interpret=self.interpret
         )
@@ -89,22 +89,30 @@ class Kernel:
         )
         return gradient._replace(bias=dbias)
 
-    def _layout(self, moving: Moving) -> "_Sequence":
+    def _layout(self, moving: Moving, fixed: Fixed) -> "_Sequence":
         T, S = moving.query.shape[1], moving.key.shape[1]
-        return _Sequence(T, S, self.is_causal, self.window)
+        read = [x for x in (moving.bias, fixed.mask) if x is not None and x.shape[2:] == (T, S)]
+        of_score = sum(x.dtype.itemsize for x in read)
+        return _Sequence(T, S, self.is_causal, self.window, of_score)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sequence:
-    """The layout of T queries and S keys; it reads a bias and what is in `Fixed`."""
+    """The layout of T queries and S keys; it reads a bias and what is in `Fixed`.
+
+    For each score that is `of_score` bytes.
+    """
 
     T: int
     S: int
     is_causal: bool
     window: Window
+    of_score: int = 0
 
     def sizes(self, query: Any, *, of_keys: bool) -> Sizes:
-        return _sizes(query, of_keys=of_keys)
+        sizes = _sizes(query, of_keys=of_keys)
+        # More than those of a float32 bias find no room beside three parts of keys.
+        return sizes if self.of_score <= 4 else sizes._replace(stages=min(sizes.stages, 2))
 
     def tiles(self, sizes: Sizes, *, of_keys: bool) -> int:
         return pl.cdiv(self.S if of_keys else self.T, sizes.own)
@@ -197,17 +205,12 @@ def _sizes(query: Any, *, of_keys: bool) -> Sizes:
 
 
 def _more(moving: Moving, fixed: Fixed) -> tuple[Array | None, Fixed]:
-    """What the layout reads: no booleans, of which a kernel has no references; lengths that fit."""
-    mask, *lengths = fixed
+    """What the layout reads: no booleans, of which a kernel has no references."""
+    mask = fixed.mask
     if mask is not None:
         # What is in bytes is addressed with 32 bits up to 4 GB, half of them below zero.
         mask = mask.astype(jnp.int8 if mask.size < 1 << 31 else jnp.int16)
-    sizes = moving.query.shape[1], moving.key.shape[1]
-    ends = (
-        None if length is None else jnp.clip(length.astype(jnp.int32), 0, size)
-        for length, size in zip(lengths, sizes, strict=True)
-    )
-    return moving.bias, Fixed(mask, *ends)
+    return moving.bias, fixed._replace(mask=mask)
 
 
 def _of_bias(

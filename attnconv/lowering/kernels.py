@@ -123,6 +123,10 @@ def missing() -> str | None:
     """What the machine lacks for kernels to be taken where nobody asks for them."""
     if jax.default_backend() != "gpu":
         return "a call without a CUDA device"
+    # Where Pallas looks for the GPU that it compiles for.
+    chosen = getattr(jax.config, "jax_default_device", None)
+    if getattr(chosen, "platform", chosen) not in (None, "gpu", "cuda"):
+        return "a default device that is no GPU"
     if not getattr(jax.devices()[0], "compute_capability", "").startswith(f"{HOPPER}."):
         return "a GPU that is no Hopper, on which they were measured"
     return None if alone() else "several devices outside of shard_map"

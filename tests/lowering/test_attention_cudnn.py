@@ -120,11 +120,16 @@ def test_bindings_that_have_moved_are_a_reason_and_no_error(monkeypatch):
     partly = types.SimpleNamespace(cuda_versions=None)
     monkeypatch.setitem(sys.modules, "jax._src.cudnn.fused_attention_stablehlo", partly)
     assert attention_cudnn._bindings() is None
+    names = dict.fromkeys(attention_cudnn._NAMES)
+    taken = ", ".join((*attention_cudnn._ARRAYS, *attention_cudnn._OPTIONS))
+    for more, known in (("", True), (", score_mod_args, score_mod", True), (", sink", False)):
+        implemented = eval(f"lambda {taken}{more}: None")
+        found = types.SimpleNamespace(_dot_product_attention_fwd_impl=implemented, **names)
+        monkeypatch.setitem(sys.modules, "jax._src.cudnn.fused_attention_stablehlo", found)
+        assert (attention_cudnn._bindings() is found) == known
     monkeypatch.setattr(attention_cudnn, "cudnn", None)
     x = jnp.ones((1, 8, 2, 8), jnp.bfloat16)
-    with pytest.raises(
-        ValueError, match=r"take JAX .*, whose bindings of cuDNN are not where they"
-    ):
+    with pytest.raises(ValueError, match=r"take JAX .*, whose bindings of cuDNN are not what they"):
         F.dot_product_attention(x, x, x, implementation="cudnn")
     assert F.dot_product_attention(x, x, x).shape == x.shape
 
@@ -136,8 +141,16 @@ def test_asked_for_where_it_is_not():
 
 
 @pytest.mark.usefixtures("present")
-@pytest.mark.parametrize("options", [{}, {"is_causal": True, "local_window_size": (9, 0)}])
-def test_lowers_to_its_kernels(options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"is_causal": True, "local_window_size": (9, 0)},
+        {"local_window_size": np.array([9, 0])},
+    ],
+)
+def test_lowers_to_its_kernels(options, monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # NumPy's numbers are numbers
     x = jax.ShapeDtypeStruct((2, 128, 4, 64), jnp.bfloat16)
 
     def loss(query, key, value):

@@ -116,6 +116,10 @@ def test_machines_that_kernels_are_taken_on(monkeypatch, backend, devices, reaso
     monkeypatch.setattr(jax, "devices", lambda: [Device(name) for name in devices])
     monkeypatch.setattr(jax, "device_count", lambda: len(devices))
     assert kernels.missing() == reason
+    with jax.default_device(jax.local_devices()[0]):
+        assert kernels.missing() == (
+            reason if backend == "cpu" else "a default device that is no GPU"
+        )
 
 
 def test_inside_of_shard_map_an_array_is_on_one_device(monkeypatch):
