@@ -151,6 +151,7 @@ def paired_comparisons(
     scores: Mapping[Key, Shaped[np.ndarray, "R E"]],
     pairs: Sequence[tuple[Key, Key]],
     *,
+    groups: Sequence[Hashable] | None = None,
     confidence: float = 0.95,
     draws: int = 10_000,
     seed: int = 0,
@@ -159,10 +160,10 @@ def paired_comparisons(
 
     A difference is taken seed by seed and example by example, so what is hard for both models
     cancels. Its error is that above, with two changes. The variance of a few seeds is averaged with
-    what all pairs together show of it, and has twice the degrees of freedom (a moderated variance,
-    as in Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3). And 1 / E^2 is
-    added, as if one example more were undecided (Agresti and Min 2005, Statistics in Medicine 24,
-    729-740), so that two equal predictions do not look like a certainty.
+    what all pairs of its group show of it, and has twice the degrees of freedom (a moderated
+    variance, as in Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3). And
+    1 / E^2 is added, as if one example more were undecided (Agresti and Min 2005, Statistics in
+    Medicine 24, 729-740), so that two equal predictions do not look like a certainty.
 
     The more pairs are asked for, the likelier is one large difference by chance. The critical value
     is therefore the quantile of the largest |t| of all pairs (Romano and Wolf 2005, JASA 100,
@@ -175,6 +176,8 @@ def paired_comparisons(
     Args:
       scores: as for `mean_intervals`.
       pairs: the keys `(a, b)` to compare; the differences are a minus b.
+      groups: of each pair, what it has in common with those whose seeds spread as its own may, such
+        as the train size; None: all are one group.
       confidence: how often all the intervals together cover the true differences.
       draws: bootstrap draws for the critical value.
       seed: of the draws.
@@ -183,7 +186,7 @@ def paired_comparisons(
       The comparisons in the order of `pairs`; the intervals are clipped to [-1, 1].
 
     Raises:
-      ValueError: as for `mean_intervals`; a pair with an unknown key; draws < 1.
+      ValueError: as for `mean_intervals`; a pair with an unknown key or no group; draws < 1.
 
     >>> rng = np.random.default_rng(0)
     >>> a, b = rng.random((5, 300)) < 0.9, rng.random((5, 300)) < 0.6
@@ -196,12 +199,18 @@ def paired_comparisons(
     for key in (key for pair in pairs for key in pair):
         if key not in checked:
             raise ValueError(f"pairs must name cells of scores {list(checked)}, got {key!r}")
+    groups = [None] * len(pairs) if groups is None else groups
+    if len(groups) != len(pairs):
+        raise ValueError(f"groups must be one for each of {len(pairs)} pairs, got {len(groups)}")
     if not pairs:
         return []
     differences = [checked[a] - checked[b] for a, b in pairs]
     seeds, examples = differences[0].shape
     own, of_examples, flips = np.array([_variances(each) for each in differences]).T
-    of_seeds, seed_df = _moderated(own, flips, seeds - 1)
+    of_seeds, seed_df = own.copy(), np.full(len(pairs), seeds - 1)
+    for group in set(groups):
+        mine = np.array([other == group for other in groups])
+        of_seeds[mine], seed_df[mine] = _moderated(own[mine], flips[mine], seeds - 1)
     of_examples = of_examples + 1 / examples**2
 
     covariance = np.atleast_2d(np.cov([each.mean(axis=0) for each in differences])) / examples
@@ -209,7 +218,7 @@ def paired_comparisons(
     comparisons = []
     for i, (a, b) in enumerate(pairs):
         mean = float(differences[i].mean())
-        half = _half_width(critical, of_seeds[i], seed_df, of_examples[i], examples - 1)
+        half = _half_width(critical, of_seeds[i], int(seed_df[i]), of_examples[i], examples - 1)
         interval = Interval(mean, max(-1.0, mean - half), min(1.0, mean + half))
         comparisons.append(Comparison(a, b, interval, not interval.low <= 0 <= interval.high))
     return comparisons
@@ -260,7 +269,7 @@ def _variances(score: Float[np.ndarray, "R E"]) -> tuple[float, float, float]:
 def _moderated(
     own: Float[np.ndarray, "pairs"], flips: Float[np.ndarray, "pairs"], freedom: int
 ) -> tuple[Float[np.ndarray, "pairs"], int]:
-    """The seeds' variances, each averaged with what all pairs show, and their degrees of freedom.
+    """The seeds' variances, each averaged with what the group shows, and their degrees of freedom.
 
     Scores near 1 vary less than scores near 1/2, so pairs are put together by how many times larger
     than the flips of single predictions the spread of whole trainings is.

@@ -49,7 +49,9 @@ def summary(
         for i, a in enumerate(config.models)
         for b in config.models[i + 1 :]
     ]
-    comparisons = stats.paired_comparisons(scores, pairs, confidence=CONFIDENCE)
+    # Seeds draw a small subset, and spread the more, the smaller it is.
+    sizes = [size for (_, size), _ in pairs]
+    comparisons = stats.paired_comparisons(scores, pairs, groups=sizes, confidence=CONFIDENCE)
     return {
         "task": _about(task),
         "config": json.loads(json.dumps(dataclasses.asdict(config))),

@@ -171,6 +171,19 @@ def test_chance_establishes_nothing(seeds, of_seeds):
     assert wrong / 250 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 250)
 
 
+def test_a_shaky_model_among_steady_ones_establishes_nothing():
+    """Its pairs borrow from steadier ones, which pay for it: the family-wise error stays."""
+    rng = np.random.default_rng(16)
+    pairs = list(itertools.combinations(range(5), 2))
+    wrong = 0
+    for _ in range(200):
+        steady = two_way(rng, seeds=5, examples=200, of_seeds=0.2, models=4)
+        (shaky,) = two_way(rng, seeds=5, examples=200, of_seeds=1.5, models=1)
+        found = paired_comparisons(dict(enumerate([*steady, shaky])), pairs, draws=500)
+        wrong += any(comparison.established for comparison in found)
+    assert wrong / 200 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
+
+
 def test_a_known_difference_is_found_in_its_direction():
     rng = np.random.default_rng(9)
     better = two_way(rng, seeds=5, examples=400, rate=0.9)[0]
@@ -275,9 +288,33 @@ def test_what_cannot_be_scored_is_refused(scores, options, message):
         paired_comparisons(scores, [], **options)
 
 
+def test_a_group_of_pairs_knows_nothing_of_another():
+    """As wide as that of its own group alone, where the critical value is the same."""
+    rng = np.random.default_rng(15)
+    steady = two_way(rng, seeds=5, examples=300, of_seeds=0.0, models=3)
+    shaky = two_way(rng, seeds=5, examples=300, of_seeds=1.5, models=3)
+    scores = dict(enumerate([*steady, *shaky]))
+    pairs = [(0, 1), (0, 2), (3, 4), (3, 5)]
+    apart = paired_comparisons(scores, pairs, groups=["all", "all", 100, 100])
+    together = paired_comparisons(scores, pairs)
+    for i in (0, 1):
+        assert width(apart[i].difference) < 0.8 * width(together[i].difference)
+    for i in (2, 3):
+        assert width(apart[i].difference) > 1.05 * width(together[i].difference)
+    alone = paired_comparisons(scores, [(0, 1), (3, 4)], groups=[0, 1], draws=200_000)
+    z = scipy.stats.norm.isf((1 - 0.95**0.5) / 2)
+    for comparison, (a, b) in zip(alone, [(0, 1), (3, 4)], strict=True):
+        of_seeds, of_examples = variances(scores[a] - scores[b])
+        square = scipy.stats.t.isf(scipy.stats.norm.sf(z), 4) ** 2 * of_seeds
+        square += scipy.stats.t.isf(scipy.stats.norm.sf(z), 299) ** 2 * (of_examples + 1 / 300**2)
+        assert width(comparison.difference) / 2 == pytest.approx(np.sqrt(square), rel=0.02)
+
+
 def test_pairs_and_draws_are_checked():
     scores = {"a": np.ones((2, 3))}
     with pytest.raises(ValueError, match=r"pairs must name cells of scores \['a'\], got 'b'"):
         paired_comparisons(scores, [("a", "b")])
     with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
         paired_comparisons(scores, [("a", "a")], draws=0)
+    with pytest.raises(ValueError, match="groups must be one for each of 1 pairs, got 2"):
+        paired_comparisons(scores, [("a", "a")], groups=[1, 2])

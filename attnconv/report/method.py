@@ -69,10 +69,24 @@ def _splits(summary: Summary) -> str:
     averaged = ", averaged over seeds" if _seeds(summary) > 1 else ""
     return (
         f"Splits. The models are trained on {', '.join(map(values.count, sizes))} of "
-        f"{task['train']:,} training examples; {task['validation']:,} validation examples {use}, "
+        f"{task['train']:,} training examples{_subset(summary)}; "
+        f"{task['validation']:,} validation examples {use}, "
         f"and {task['test']:,} test examples{_held_out(summary)} are read once{by}. "
         f"Scores are {summary['metric']} {of}, in percent{averaged}{counts}."
     )
+
+
+def _subset(summary: Summary) -> str:
+    """What a part of the training split has in common with the whole."""
+    task = summary["task"]
+    if min(values.train_sizes(summary)) == task["train"]:
+        return ""
+    drawn = ", drawn by each seed"
+    if task["output"] == "label":
+        drawn += " with as many of each class, as far as there are so many"
+    if task["vocabulary"] is not None:
+        drawn += "; the vocabulary is that of all of them"
+    return drawn
 
 
 def _budget(summary: Summary) -> str:
@@ -169,7 +183,8 @@ def _corrections(summary: Summary) -> str:
     moderated = ""
     if pairs > 1 and _seeds(summary) > 1:
         moderated = (
-            "The spread over a few seeds is averaged with what all pairs show (Smyth 2004). "
+            "The spread over a few seeds is averaged with what all pairs of the train size show "
+            "(Smyth 2004). "
         )
     return (
         f"Differences. A difference is paired: taken seed by seed and example by example. {hold} "
