@@ -23,12 +23,14 @@ class Measured(NamedTuple):
       low: the lower end of the interval.
       high: the upper end; all three are equal where nothing is drawn at random.
       seeds: that were drawn for it.
+      share: whether it is one in percent, with Wilson's interval.
     """
 
     estimate: float
     low: float
     high: float
     seeds: int = 1
+    share: bool = False
 
     def text(self, digits: int = 1) -> str:
         """As the tables show it.
@@ -70,7 +72,7 @@ class Part:
         """
         least = -np.inf if self.above is None else self.above
         most = np.inf if self.below is None else self.below
-        estimate, low, high, _ = self.measured
+        estimate, low, high, *_ = self.measured
         if not np.isfinite([estimate, low, high]).all():
             return OPEN
         if least < low and high < most:
@@ -81,15 +83,31 @@ class Part:
         """With the interval that it needs as one of so many that hold together (Bonferroni).
 
         Wider by the ratio of the t quantiles over seeds, which is largest where seeds are few:
-        enough where examples are a sample too.
+        enough where examples are a sample too. For a share, that is the ratio of the errors that
+        enter Wilson's interval.
         """
-        estimate, low, high, seeds = self.measured
+        estimate, low, high, seeds, share = self.measured
         if seeds == 1 or count < 2:
             return self
         tail = (1 - CONFIDENCE) / 2
         wider = float(t.isf(tail / count, seeds - 1) / t.isf(tail, seeds - 1))
-        low, high = (estimate + wider * (end - estimate) for end in (low, high))
-        return dataclasses.replace(self, measured=Measured(estimate, low, high, seeds))
+        if share:
+            low, high = _wilson(estimate, high if estimate < 50 else low, wider)
+        else:
+            low, high = (estimate + wider * (end - estimate) for end in (low, high))
+        return dataclasses.replace(self, measured=self.measured._replace(low=low, high=high))
+
+
+def _wilson(estimate: float, end: float, wider: float) -> tuple[float, float]:
+    """The ends, in percent, where the error is so many times the one that gave this end.
+
+    They are the p with `(p - mean)^2 = error^2 p (1 - p)`.
+    """
+    mean, p = estimate / 100, end / 100
+    square = (wider * (p - mean)) ** 2 / (p * (1 - p)) if p != mean else 0.0
+    middle = (mean + square / 2) / (1 + square)
+    half = np.sqrt(square * mean * (1 - mean) + square**2 / 4) / (1 + square)
+    return 100 * float(min(mean, middle - half)), 100 * float(max(mean, middle + half))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +123,7 @@ class Series:
     @classmethod
     def of(cls, name: str, x: Sequence[Any], measured: Iterable[Measured]) -> "Series":
         """One with intervals."""
-        y, low, high, _ = zip(*measured, strict=True)
+        y, low, high, *_ = zip(*measured, strict=True)
         return cls(name, x, y, low, high)
 
 
@@ -198,7 +216,7 @@ def over_seeds(values: Sequence[float] | np.ndarray) -> Measured:
     """The mean of independent repetitions, with its t interval.
 
     >>> over_seeds([1.0, 2.0, 3.0])
-    Measured(estimate=2.0, low=-0.484..., high=4.484..., seeds=3)
+    Measured(estimate=2.0, low=-0.484..., high=4.484..., seeds=3, share=False)
     """
     numbers = np.asarray(values, float)
     mean = float(numbers.mean())
@@ -210,12 +228,12 @@ def accuracy(right: Shaped[np.ndarray, "R E"]) -> Measured:
     """In percent, with an interval over seeds and test examples, `stats.mean_intervals`.
 
     >>> accuracy(np.ones((5, 400)))
-    Measured(estimate=100.0, low=99.04..., high=100.0, seeds=5)
+    Measured(estimate=100.0, low=99.04..., high=100.0, seeds=5, share=True)
     """
     if not np.isfinite(right).all():  # of a run that never came to where it is judged
         return Measured(np.nan, np.nan, np.nan, len(right))
     found = stats.mean_intervals({"right": right}, confidence=CONFIDENCE)["right"]
-    return _measured(found, len(right), unit=100.0)
+    return _measured(found, len(right), unit=100.0)._replace(share=True)
 
 
 def points(more: Float[np.ndarray, "R E"]) -> Measured:

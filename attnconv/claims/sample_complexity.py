@@ -104,7 +104,7 @@ def test(setting: Setting) -> Evidence:
         found = [accuracy(right) for right in curve]
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.params[0]))
         rows.append([kind, f"{count:,}", _text(needed[kind]), *(one.text() for one in found)])
-        errors = [Measured(100 - m, 100 - high, 100 - low, n) for m, low, high, n in found]
+        errors = [Measured(100 - m, 100 - high, 100 - low, n) for m, low, high, n, _ in found]
         series.append(Series.of(kind, SIZES, errors))
     parts = []
     for more, fewer in itertools.pairwise(KINDS[:3]):
@@ -145,7 +145,7 @@ def _text(needed: Sequence[float]) -> str:
     short = np.isinf(needed).sum()
     if short:
         return f"over {SIZES[-1]:,} in {short} of {len(needed)} seeds"
-    mean, low, high, seeds = over_seeds(np.log(needed))
+    mean, low, high, seeds, _ = over_seeds(np.log(needed))
     return Measured(math.exp(mean), math.exp(low), math.exp(high), seeds).text(0)
 
 

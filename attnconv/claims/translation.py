@@ -171,7 +171,7 @@ def _layer_error(
 
 
 def _text(changes: list[float]) -> str:
-    mean, low, high, _ = over_seeds(changes)
+    mean, low, high, *_ = over_seeds(changes)
     return f"{mean:.2g} [{max(low, 0):.2g}, {high:.2g}]"
 
 

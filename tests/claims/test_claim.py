@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from attnconv.claims.claim import (
     FAILS,
@@ -124,6 +125,22 @@ def test_a_part_fails_only_where_its_claim_does():
     assert high == pytest.approx(0.99 * 3.495 / 2.776, rel=1e-3) and high > 1
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.004, 0.3, 0.7, 0.99, 1.0])
+def test_a_share_that_is_widened_is_one(mean):
+    """As wide as Wilson's interval with the t quantile of so many parts, and within 0 and 100."""
+    right = (np.arange(1000) < round(1000 * mean))[None].repeat(3, axis=0)
+    part = Part("right", accuracy(right), below=200.0)
+    evidence = Evidence([part] * 4, [], [], Figure("", "", []), "")
+    _, low, high, *_ = evidence.widened[0].measured
+    tail = stats.t.isf(0.025 / 4, 2) / stats.t.isf(0.025, 2)
+    # Seeds are alike, so that the error is that of the examples; in a single seed it is z.
+    z = stats.norm.isf(0.025) * tail
+    found = stats.binomtest(round(1000 * mean), 1000)
+    wilson = found.proportion_ci(1 - 2 * stats.norm.sf(z), method="wilson")
+    assert (low, high) == pytest.approx((100 * wilson.low, 100 * wilson.high), rel=0.005, abs=1e-9)
+    assert 0 <= low <= 100 * mean <= high <= 100 and part.measured.high <= high
+
+
 def test_an_interval_says_how_many_seeds_it_is_of():
     with pytest.raises(ValueError, match=r"^x: expected the number of seeds"):
         Part("x", Measured(1.0, 0.5, 1.5))
@@ -136,14 +153,14 @@ def test_intervals_over_seeds_and_examples_hold_the_truth():
     for _ in range(400):
         hard = rng.normal(0, 1, 100)
         values = 0.3 + 0.05 * rng.normal(size=(5, 1)) + hard + rng.normal(size=(5, 100))
-        _, low, high, _ = over_examples(values)
+        _, low, high, *_ = over_examples(values)
         held["nats"] += low < 0.3 < high
-        _, low, high, _ = points(values)
+        _, low, high, *_ = points(values)
         held["points"] += low < 30 < high
-        _, low, high, _ = over_seeds(values.mean(1))
+        _, low, high, *_ = over_seeds(values.mean(1))
         held["seeds alone"] += low < 0.3 < high
         right = rng.random(100) < 0.8
-        _, low, high, _ = accuracy(np.tile(right, (5, 1)))
+        _, low, high, *_ = accuracy(np.tile(right, (5, 1)))
         held["accuracy"] += low < 80 < high
     assert min(held[name] for name in ("nats", "points", "accuracy")) > 0.92 * 400
     assert held["seeds alone"] < 0.8 * 400
@@ -157,11 +174,11 @@ def test_equal_predictions_are_no_certainty():
 
 
 def test_an_accuracy_stays_within_its_bounds():
-    mean, low, high, _ = accuracy(np.ones((3, 50)))
+    mean, low, high, *_ = accuracy(np.ones((3, 50)))
     assert (mean, high) == (100, 100) and 90 < low < 99
     for of in (accuracy, over_examples):
-        *numbers, seeds = of(np.full((3, 50), math.nan))
-        assert all(map(math.isnan, numbers)) and seeds == 3
+        found = of(np.full((3, 50), math.nan))
+        assert all(map(math.isnan, found[:3])) and found.seeds == 3
 
 
 # Quantiles of Student's t at 97.5 %, from a printed table, by degrees of freedom.
@@ -171,7 +188,7 @@ QUANTILES = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262}
 @pytest.mark.parametrize("freedom", QUANTILES)
 def test_the_interval_over_seeds_is_that_of_student(freedom):
     values = np.random.default_rng(freedom).normal(90, 3, freedom + 1)
-    mean, low, high, _ = over_seeds(values.tolist())
+    mean, low, high, *_ = over_seeds(values.tolist())
     by_hand = sum(values) / len(values)
     deviation = math.sqrt(sum((v - by_hand) ** 2 for v in values) / freedom)
     half = QUANTILES[freedom] * deviation / math.sqrt(len(values))
@@ -186,7 +203,7 @@ def test_seeds_that_agree_leave_no_doubt():
 
 def test_nineteen_of_twenty_intervals_hold_the_mean():
     draws = np.random.default_rng(0).normal(7, 2, (1000, 3))
-    held = sum(low < 7 < high for _, low, high, _ in map(over_seeds, draws.tolist()))
+    held = sum(low < 7 < high for _, low, high, *_ in map(over_seeds, draws.tolist()))
     assert held / 1000 == pytest.approx(0.95, abs=0.02)
 
 
