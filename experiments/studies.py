@@ -30,11 +30,17 @@ flags.DEFINE_enum(
     "them. Tokens are embedded by default.",
 )
 flags.DEFINE_enum(
-    "pooling", "mean", list(models.POOLINGS), "How the vectors become one, where one has a label."
+    "pooling",
+    "mean",
+    list(models.POOLINGS),
+    "How the vectors become one, where one has a label; mlp and local have one already.",
 )
 flags.DEFINE_list("fields", None, "INPUT,LABEL: the features of a TFDS set to take.")
 flags.DEFINE_string(
-    "hold_out", None, "The examples with this in their name (of a speaker, say) are the test split."
+    "hold_out",
+    None,
+    "The examples with this in their name (of a speaker, say) are the test split; all others are "
+    "for training, those of an official test split too.",
 )
 flags.DEFINE_enum(
     "dtype",

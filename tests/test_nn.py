@@ -101,6 +101,25 @@ def test_dropout_and_sown_weights_are_those_of_flax():
     np.testing.assert_allclose(weights.sum(-1), np.ones((2, 2, 5)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_masked_rows_are_zeros_with_dropout_too(is_causal):
+    """Flax averages the values there."""
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 2, 8))
+    mask = jnp.ones((2, 1, 5, 5)).at[1, :, 2].set(0).at[0, :, :, 0].set(0)
+    rng = {"dropout_rng": jax.random.key(1), "dropout_rate": 1e-9}
+    found = nn.attention_fn(q, k, v, mask=mask, is_causal=is_causal, **rng)
+    expected = nn.attention_fn(q, k, v, mask=mask, is_causal=is_causal)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert not found[1, 2].any() and bool(found[0, 0].any()) != is_causal
+
+
+def test_positions_are_those_of_sequences(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
+    layer = nn.PositionEmbedding(4, 8, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"x: expected vectors \[B, T, D\], got .* \(1, 4, 4, 8\)"):
+        layer(jnp.ones((1, 4, 4, 8)))
+
+
 def test_heads_that_do_not_divide_the_features_are_refused():
     with pytest.raises(UsageError, match="num_heads=3: expected a divisor of the 8 features"):
         nn.MultiHeadAttention(3, 8, rngs=nnx.Rngs(0))

@@ -35,10 +35,11 @@ def attention_fn(
     """`functional.dot_product_attention` as the `attention_fn=` of `nnx.MultiHeadAttention`.
 
     Dropout inside the softmax, sown weights and a precision need the whole matrix: Flax's own
-    function does those. Flax makes some of its masks as numbers: what is not zero attends.
+    function does those. Flax makes some of its masks as numbers: what is not zero attends. A query
+    whose keys are all masked gets zeros; Flax averages all values there.
     """
     if module is not None or precision is not None or (dropout_rate > 0.0 and not deterministic):
-        return nnx.dot_product_attention(
+        averaged = nnx.dot_product_attention(
             query,
             key,
             value,
@@ -53,6 +54,13 @@ def attention_fn(
             dropout_rng=dropout_rng,
             dtype=dtype,
         )
+        if mask is None:
+            return averaged
+        seen = mask != 0
+        if is_causal:
+            seen &= F.masks.causal(query.shape[-3], key.shape[-3])
+        rows = seen.any(axis=-1).swapaxes(-1, -2)[..., None]
+        return jax.numpy.where(rows, averaged, 0)
     query, key, value = promote_dtype((query, key, value), dtype=dtype)
     batch = query.shape[:-3]
     mask = None if mask is None else mask != 0
@@ -109,8 +117,16 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
 class NeighborhoodAttention(nnx.Module):
     """Multi-head attention of each vector to those in a window around it, with a relative bias.
 
-    Parameters: the projections `query`, `key`, `value`, `out`, and `bias [N, *(2 window - 1)]`. The
-    arguments are those of `functional.neighborhood_attention`.
+    Parameters: the projections `query`, `key`, `value`, `out`, and `bias [N, *(2 window - 1)]`.
+
+    Args:
+      num_heads: N.
+      in_features: D, of each vector, going in and coming out.
+      window, dilation, is_causal, border: as of `functional.neighborhood_attention`, which has the
+        formula, the errors and the source.
+
+    Raises:
+      UsageError: `in_features` is no multiple of `num_heads`.
 
     >>> layer = NeighborhoodAttention(2, 8, (3, 3), rngs=nnx.Rngs(0))
     >>> layer(jax.numpy.ones((4, 5, 6, 8))).shape

@@ -20,6 +20,10 @@ class EncoderBlock(nnx.Module):
       hidden: between the two layers.
       heads: of self-attention between all vectors.
       attention: in its place, a module called with the vectors and `mask=`.
+
+    The mask of a call is that of the attention: `[B | 1, 1, T | 1, T]` between all vectors, the
+    keys that each query sees; `[B, *grid]` for `NeighborhoodAttention` and `GatedAttention`, the
+    vectors that are there.
     """
 
     def __init__(

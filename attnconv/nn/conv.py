@@ -38,6 +38,13 @@ class LocallyConnected(nnx.Module):
 
     Parameters: `kernel [*positions, *window, C, O]` and `bias [*positions, O]`.
 
+    Args:
+      input_size: the extents of the grid that goes in.
+      in_features: C.
+      out_features: O.
+      kernel_size, strides, padding: as of `functional.locally_connected`, which has the formula,
+        the errors and the source.
+
     >>> layer = LocallyConnected((8, 8), 1, 4, (3, 3), strides=2, rngs=nnx.Rngs(0))
     >>> layer.kernel.shape
     (4, 4, 3, 3, 1, 4)

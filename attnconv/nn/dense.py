@@ -61,6 +61,10 @@ class Linear(nnx.Linear):
 class PositionEmbedding(nnx.Module):
     """A learned vector for each position, added to the input: `a_i <- a_i + e_i`.
 
+    Args:
+      length: how many positions there are; the input has at most as many.
+      features: of each vector.
+
     >>> PositionEmbedding(5, 8, rngs=nnx.Rngs(0))(jnp.zeros((2, 5, 8))).shape
     (2, 5, 8)
     """
@@ -70,6 +74,8 @@ class PositionEmbedding(nnx.Module):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (length, features)))
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        if x.ndim != 3:
+            raise ValueError(f"x: expected vectors [B, T, D], got an array of shape {x.shape}")
         vectors = F.positions.learned(self.embedding[...], x.shape[1])
         dtype = wide(x.dtype)  # in which the gradient is summed
         return (x.astype(dtype) + vectors.astype(dtype)[None]).astype(x.dtype)

@@ -24,8 +24,12 @@ def names() -> tuple[str, ...]:
 
 
 def prepared(data_dir: str | os.PathLike[str] | None) -> list[str]:
-    """The sets that TensorFlow Datasets has prepared in a folder."""
-    return [] if data_dir is None else tfds.prepared(Path(os.path.expanduser(data_dir)))
+    """The sets that TensorFlow Datasets has prepared in a folder.
+
+    Raises:
+      UsageError: there is no such folder.
+    """
+    return [] if data_dir is None else tfds.prepared(_folder(data_dir))
 
 
 def load(
@@ -61,7 +65,8 @@ def load(
       vectors: what the vectors are: "one_hot" of tokens, which are embedded otherwise; "rows",
         "pixels" or "patches" of 4 x 4 pixels of images, which are grids otherwise.
       fields: the features that are the input and the label; of a prepared set only.
-      hold_out: the examples whose name (that of their file, say) contains this are the test split.
+      hold_out: the examples whose name (that of their file, say) contains this are the test split;
+        all others are for training, also those of an official test split.
 
     Raises:
       UsageError: if there is no such task, its data cannot be used, or it is too small.
@@ -88,9 +93,7 @@ def load(
 
 
 def _read(name: str, data_dir: str | os.PathLike[str] | None, fields: Sequence[str] | None) -> Raw:
-    root = None if data_dir is None else Path(os.path.expanduser(data_dir))
-    if root is not None and not root.is_dir():
-        raise UsageError(f"data_dir={str(root)!r}: there is no such folder{_near(root)}")
+    root = None if data_dir is None else _folder(data_dir)
     is_embedded = name in embedded.SOURCES
     prepared = None if root is None or is_embedded else tfds.find(name, root)
     if prepared is not None:
@@ -103,6 +106,13 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None, fields: Sequence[s
     if name.startswith((".", "~", os.sep)) or name.endswith(".npz"):
         raise UsageError(f"task {name!r}: there is no such file or folder{_near(Path(path))}")
     raise tfds.missing(name, root, names())
+
+
+def _folder(data_dir: str | os.PathLike[str]) -> Path:
+    root = Path(os.path.expanduser(data_dir))
+    if not root.is_dir():
+        raise UsageError(f"data_dir={str(root)!r}: there is no such folder{_near(root)}")
+    return root
 
 
 def _near(path: Path) -> str:

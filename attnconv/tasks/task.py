@@ -100,7 +100,7 @@ def assemble(
       seed: seeds the splits that are not official.
       cut: how text is cut into tokens, where the source has not done so.
       one_hot: whether tokens are vectors with a single one, or embedded.
-      hold_out: the examples whose name contains this are the test split.
+      hold_out: the examples whose name contains this are the test split, all others for training.
 
     Raises:
       UsageError: if the splits do not fit together, or a split or a class has too few examples.
@@ -148,18 +148,32 @@ def assemble(
 
 
 def _held_out(raw: Raw, part: str) -> Raw:
-    """All examples together, and those whose name contains the part as the test split."""
+    """Those whose name contains the part as the test split, whatever split they were in.
+
+    All others are trained on, also those of an official test split; an official validation split
+    stays, for it may keep apart what belongs together, as the parts of a file.
+    """
     if not raw.names:
         raise UsageError(f"hold_out={part!r}: the examples of {raw.name} have no names")
-    names = np.array([name for split in raw.splits for name in raw.names[split]])
-    test = np.char.find(names, part) >= 0
-    if test.all() or not test.any():
+    held = {split: np.char.find(np.array(raw.names[split]), part) >= 0 for split in raw.splits}
+    count, total = sum(of.sum() for of in held.values()), sum(of.size for of in held.values())
+    if count in (0, total):
         raise UsageError(
             f"hold_out={part!r}: expected a part of the names of some examples, it is in "
-            f"{test.sum()} of {test.size}; the first is {str(names[0])!r}"
+            f"{count} of {total}; the first is {str(raw.names['train'][0])!r}"
         )
-    inputs, labels = (np.concatenate(parts) for parts in zip(*raw.splits.values(), strict=True))
-    splits = {"train": (inputs[~test], labels[~test]), "test": (inputs[test], labels[test])}
+
+    def joined(splits: Iterable[str], *, test: bool) -> Examples:
+        examples = [(raw.splits[split], held[split] == test) for split in splits]
+        inputs, labels = (np.concatenate([of[i][at] for of, at in examples]) for i in (0, 1))
+        return inputs, labels
+
+    splits = {
+        "train": joined([split for split in raw.splits if split != "validation"], test=False),
+        "test": joined(raw.splits, test=True),
+    }
+    if not held.get("validation", np.array(True)).all():
+        splits["validation"] = joined(["validation"], test=False)
     return dataclasses.replace(raw, splits=splits, names={})
 
 

@@ -114,8 +114,8 @@ def test_one_seed_and_few_seeds(make_summary):
 
 def test_models_of_different_size(make_summary):
     scores = {("mlp", 100): (0.7, 0.6, 0.8), ("cnn", 100): (0.8, 0.7, 0.9)}
-    near, far = {"mlp": 20000, "cnn": 20400}, {"mlp": 20000, "cnn": 20401}
-    assert "20,000 (mlp) to 20,401 (cnn)" in findings(make_summary(scores, params=far))[-1]
+    near, far = {"mlp": 20000, "cnn": 20816}, {"mlp": 20000, "cnn": 20817}
+    assert "20,000 (mlp) to 20,817 (cnn)" in findings(make_summary(scores, params=far))[-1]
     assert not any("differ by more" in f for f in findings(make_summary(scores, params=near)))
     apart = findings(make_summary(scores, params=far, match="none"))
     assert not any("differ by more" in finding for finding in apart)

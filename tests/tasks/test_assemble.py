@@ -289,13 +289,18 @@ def test_what_is_held_out_by_name_is_the_test_split():
     assert len(found["validation"]) == 5  # 15 % of the 30 that are left, rounded up
     rest = sorted([*found["train"], *found["validation"]])
     assert rest == [i for i in range(40) if i % 4 != 1]
-    # A part of a name is enough, and official splits are dissolved.
-    task = assemble(
-        named(validation=["40_ann_1.wav", "41_x"], test=["z", "y"]), seed=0, hold_out="ann"
-    )
+    # A part of a name is enough; others of an official test split are for training, and those of an
+    # official validation split stay there.
+    validation = ["40_ann_1.wav", "41_x", "42_x", "43_x", "44_x"]
+    task = assemble(named(validation=validation, test=["z", "y"]), seed=0, hold_out="ann")
     expected = [i for i in range(40) if i % 4 in (0, 2)] + [40]
     assert sorted(read(task.test.inputs).tolist()) == expected
-    assert len(task.train.labels) + len(task.validation.labels) == 44 - len(expected)
+    assert len(task.validation.labels) == 4
+    assert len(task.train.labels) == 22
+    # A validation split of which all is held out is drawn anew.
+    task = assemble(named(validation=["40_ann", "41_ann"]), seed=0, hold_out="ann")
+    assert len(task.test.labels) == 22
+    assert len(task.validation.labels) + len(task.train.labels) == 20
 
 
 @pytest.mark.parametrize(
