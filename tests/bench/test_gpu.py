@@ -138,6 +138,17 @@ def test_the_losses_of_training_steps_are_those_of_the_peers(name):
             made.queued(2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpu-vit-s16-step", "gpu-convnext-t-step"])
+def test_pytorch_compiles_its_training_steps(name):
+    """Here for the CPU; of what cannot be compiled its parts would be, and be slower."""
+    pytest.importorskip("torch")
+    with Process("torch", accelerator=True) as process:
+        found = process.ask("read", TINY[name], "torch")
+        assert in_turn.distance(found, program(TINY[name], "attnconv").read()) < 1e-2
+        assert process.ask("warm", "torch")[0] > 0
+
+
 def test_inputs_are_rounded_and_their_numbers_and_work_counted():
     case = TINY["gpu-attention-bias-t4096-gradient"]
     assert {str(array.dtype) for array in case.inputs().values()} == {"bfloat16"}

@@ -341,6 +341,26 @@ QUERY, KEY = jnp.zeros((2, 5, 4, 3)), jnp.zeros((2, 6, 2, 3))
 
 
 @pytest.mark.parametrize(
+    ("dtype", "lengths", "meant"),
+    [
+        (np.uint8, [250, 0], [250, 0]),
+        (np.int8, [-1, 127], [0, 127]),
+        (np.uint32, [2**32 - 1, 2**31], [300, 300]),
+        (np.int32, [-(2**31), 301], [0, 300]),
+    ],
+)
+@pytest.mark.parametrize("implementation", ["auto", "reference", "pallas"])
+def test_lengths_are_any_integers(without_runtime_types, dtype, lengths, meant, implementation):
+    """Beyond the sequence they are its ends, as the reference alone would have it."""
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 300, 2, 16))
+    attend = functools.partial(dot_product_attention, query[:, :7], key, value)
+    seen = np.arange(300) < np.array(meant)[:, None, None, None]
+    found = attend(key_value_seq_lengths=jnp.array(lengths, dtype), implementation=implementation)
+    expected = attend(mask=jnp.array(seen), implementation="reference")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"query": QUERY[0, 0]}, r"query: expected shape \[B, T, N, K\], got \[4, 3\]"),
