@@ -81,11 +81,11 @@ def _subset(summary: Summary) -> str:
     task = summary["task"]
     if min(values.train_sizes(summary)) == task["train"]:
         return ""
-    drawn = ", drawn by each seed"
+    drawn = ", drawn anew by each seed"
     if task["output"] == "label":
-        drawn += " with as many of each class, as far as there are so many"
+        drawn += ", of each class the same number while there are enough"
     if task["vocabulary"] is not None:
-        drawn += "; the vocabulary is that of all of them"
+        drawn += " (the vocabulary is that of all of them)"
     return drawn
 
 
