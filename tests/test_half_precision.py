@@ -136,10 +136,17 @@ def test_layers_have_the_gradients_of_float32(make, shape):
     assert_near(found[jnp.bfloat16], found[jnp.float32], 0.01)
 
 
+DIGITS = Spec((28, 28, 1), 10)
+OTHERS = ("local", "neighborhood", "gated", "hybrid")  # of the operators of the rest
+
+
 @pytest.mark.parametrize(
     ("spec", "name"),
     [
-        *((Spec((28, 28, 1), 10), name) for name in models.fitting(Spec((28, 28, 1), 10))),
+        *(
+            pytest.param(DIGITS, name, marks=pytest.mark.slow if name in OTHERS else ())
+            for name in models.fitting(DIGITS)
+        ),
         *((Spec((64,), 5, "labels", vocabulary=50), name) for name in ("mlp", "cnn", "attention")),
     ],
     ids=lambda x: x if isinstance(x, str) else x.output,

@@ -35,6 +35,7 @@ def unordered(images, labels):
 
 
 @needs_data
+@pytest.mark.slow
 def test_mnist_is_lecuns():
     raw = tfds.read("mnist", tfds.find("mnist", PREPARED))
     assert raw.class_names == tuple("0123456789") and set(raw.splits) == {"train", "test"}
