@@ -85,7 +85,7 @@ def test_the_change_of_the_scores_is_that_of_loops(name):
 
 def test_a_layer_is_equivariant_to_the_shifts_that_its_stride_divides():
     for stride, by in ((1, 1), (1, 2), (2, 2)):
-        error, low, high, _ = translation._layer_error(0, stride, by)
+        error, low, high, *_ = translation._layer_error(0, stride, by)
         assert error == low == high < translation.EXACT
     assert translation._layer_error(0, 2, 1).estimate > translation.CLEAR
 
