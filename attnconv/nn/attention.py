@@ -58,7 +58,7 @@ def attention_fn(
             return averaged
         seen = mask != 0
         if is_causal:
-            seen &= F.masks.causal(query.shape[-3], key.shape[-3])
+            seen = seen & F.masks.causal(query.shape[-3], key.shape[-3])
         rows = seen.any(axis=-1).swapaxes(-1, -2)[..., None]
         return jax.numpy.where(rows, averaged, 0)
     query, key, value = promote_dtype((query, key, value), dtype=dtype)
