@@ -2,6 +2,7 @@
 
     python -m experiments.prepare --dataset=mnist --data_dir=DIR
     python -m experiments.prepare --dataset=scan/simple --data_dir=DIR --manual_dir=DOWNLOADS
+    python -m experiments.prepare --dataset=cifar10_3k --data_dir=DIR
 
 This is the one step that needs TensorFlow: pip install -e '.[prepare]'. It is done once, in the
 format array_record; a set that is there already is left alone. Afterwards --task=mnist
@@ -20,7 +21,9 @@ from absl import flags
 from attnconv.errors import UsageError
 from experiments import common
 
-flags.DEFINE_string("dataset", None, "A TFDS set: name, name/config or name/config:version.")
+flags.DEFINE_string(
+    "dataset", None, "A TFDS set: name, name/config or name/config:version; or cifar10_3k."
+)
 flags.DEFINE_string(
     "manual_dir", None, "Folder with files that are downloaded already, for TFDS to find."
 )
@@ -36,7 +39,7 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
     """Downloads and prepares a set, and returns the folder it is in.
 
     Args:
-      name: as TFDS calls it, with its configuration and version where wanted.
+      name: as TFDS calls it, with its configuration and version where wanted, or `cifar10_3k`.
       data_dir: where the prepared sets are.
       manual_dir: where files are that are downloaded already.
 
@@ -52,6 +55,8 @@ def prepare(name: str, data_dir: Path, manual_dir: Path | None = None) -> Path:
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow tells of its build
     import tensorflow_datasets as tfds
+
+    import attnconv.tasks.cifar10_3k  # noqa: F401, so that TFDS finds it
 
     download = tfds.download.DownloadConfig(manual_dir=manual_dir)
     try:

@@ -1,15 +1,22 @@
 """Preparing a TFDS set: what is missing, what TFDS says, and the genuine step where it can run."""
 
+import hashlib
 import importlib.util
+import io
 import subprocess
 import sys
+import tarfile
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.image_classification import cifar
 
 from attnconv.errors import UsageError
+from attnconv.tasks.cifar10_3k import Cifar10_3k
+from attnconv.tasks.tfds import read
 from experiments import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -167,3 +174,49 @@ def test_mnist_is_prepared_from_its_originals(tmp_path):
     assert done.stdout.splitlines()[-1] == said
     again = start("--dataset=mnist", f"--data_dir={tmp_path}")
     assert again.stdout.splitlines()[-1] == said
+
+
+def test_cifar10_3k_is_the_first_of_cifar10(monkeypatch):
+    def numbered(path, labels_number):
+        return ((np.array([i % 10]), np.full((32, 32, 3), i % 256)) for i in range(10_000))
+
+    monkeypatch.setattr(cifar, "_load_data", numbered)
+    monkeypatch.setattr(cifar.Cifar10, "_cifar_info", types.SimpleNamespace(label_keys=["label"]))
+    builder = object.__new__(Cifar10_3k)
+    for split, count in {"train_": 2000, "test_": 1000}.items():
+        found = list(builder._generate_examples(split, ["first", "second"]))
+        assert [index for index, _ in found] == list(range(count))
+        for index, example in found:
+            assert set(example) == {"image", "label"}
+            assert example["label"] == index % 10 and (example["image"] == index % 256).all()
+
+
+@pytest.mark.skipif(not has_tensorflow(), reason="TensorFlow is not installed")
+def test_cifar10_3k_is_prepared_from_an_archive(monkeypatch, tmp_path):
+    random = np.random.default_rng(0)
+    records = random.integers(0, 10, (2010, 1 + 3072)).astype(np.uint8)
+    names = [f"class {i}" for i in range(10)]
+    files = {f"data_batch_{i}.bin": records.tobytes() for i in range(1, 6)}
+    files |= {"test_batch.bin": records.tobytes(), "batches.meta.txt": "\n".join(names).encode()}
+    archive = tmp_path / "cifar-10-binary.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    (url,) = {url for url in cifar.Cifar10.url_infos if url.endswith(archive.name)}
+    info = tfds.core.download.checksums.UrlInfo(
+        size=tfds.core.utils.Size(archive.stat().st_size),
+        checksum=hashlib.sha256(archive.read_bytes()).hexdigest(),
+        filename=archive.name,
+    )
+    monkeypatch.setattr(Cifar10_3k, "url_infos", {url: info})
+    folder = prepare.prepare("cifar10_3k", tmp_path / "sets", tmp_path)
+    assert folder == tmp_path / "sets" / "cifar10_3k" / "1.0.0"
+    raw = read("cifar10_3k", folder)
+    assert raw.class_names == tuple(names)
+    for split, count in {"train": 2000, "test": 1000}.items():
+        images, labels = raw.splits[split]
+        planes = np.moveaxis(images, -1, 1).reshape(count, -1)
+        found = np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
+        assert sorted(map(bytes, found)) == sorted(map(bytes, records[:count]))
