@@ -306,6 +306,17 @@ def test_neighbors_that_are_not_there_are_seen_by_none(dtype):
     np.testing.assert_array_equal(y[0, :2], np.full((2, 4), 100))
 
 
+def test_a_window_of_vectors_that_are_not_there_is_a_zero():
+    layer = stirred(nn.NeighborhoodAttention(2, 6, (3,), rngs=nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(0), (1, 9, 6))
+    mask = jnp.arange(9)[None] < 5
+    y, transpose = jax.vjp(lambda x: layer(x, mask), x)
+    np.testing.assert_array_equal(y, layer(x.at[:, 5:].set(7.0), mask).at[:, 5].set(y[:, 5]))
+    np.testing.assert_array_equal(y[0, 6:], jnp.broadcast_to(layer.out(jnp.zeros(6)), (3, 6)))
+    (dx,) = transpose(jnp.ones_like(y))
+    assert (dx[0, 6:] == 0).all() and (dx[0, :5] != 0).all()
+
+
 @pytest.mark.parametrize(
     "make",
     [

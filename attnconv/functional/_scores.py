@@ -36,6 +36,7 @@ def check_matrices(
     sizes: dict[str, int], bias: Array | None, mask: Array | None
 ) -> tuple[Array | None, Array | None]:
     """Bias and mask with all four axes `[B|1, N|1, T|1, S|1]`."""
+    bias, mask = (None if x is None else jnp.asarray(x) for x in (bias, mask))
     if mask is not None and mask.dtype != bool:
         raise ValueError(f"mask: expected a boolean array, True = attend, got {mask.dtype}")
     full = [sizes.get(letter, 1) for letter in "BNTS"]
@@ -63,6 +64,8 @@ def check_lengths(name: str, lengths: Array | None, B: int | None, most: int) ->
     """
     if lengths is None:
         return None
+    if not isinstance(lengths, jax.Array):
+        lengths = np.asarray(lengths)  # whose 64 bits stay until they are clipped
     shapes = [(1,), ()] if B is None else [(B,)]
     if lengths.shape not in shapes or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(
@@ -71,7 +74,7 @@ def check_lengths(name: str, lengths: Array | None, B: int | None, most: int) ->
         )
     if lengths.dtype.itemsize < 4:  # the most may be none of its numbers
         lengths = lengths.astype(jnp.int32)
-    return jnp.clip(lengths, 0, most).astype(jnp.int32).reshape(shapes[0])
+    return jnp.asarray(lengths.clip(0, most), jnp.int32).reshape(shapes[0])
 
 
 def check_window(name: str, window: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -54,7 +54,8 @@ def padding(lengths: Int[Array, "B"], S: int) -> Bool[Array, "B 1 1 S"]:
     """
     if np.ndim(lengths) != 1:
         raise ValueError(f"lengths: expected shape [B], got {list(np.shape(lengths))}")
-    lengths = jnp.asarray(lengths)
+    if not isinstance(lengths, jax.Array):
+        lengths = jnp.asarray(np.clip(lengths, *np.int64((0, S))))  # before 64 bits become 32
     return jnp.arange(S)[None, None, None] < lengths[:, None, None, None]
 
 

@@ -12,7 +12,7 @@ from attnconv.functional._scores import check_axes
 from attnconv.functional.windows import PerAxis, per_axis
 from attnconv.lowering import neighborhood as lowering
 from attnconv.lowering import tiles
-from attnconv.lowering.promotion import wide
+from attnconv.lowering.promotion import lowest, wide
 from attnconv.lowering.rules import Moving
 
 BORDERS = ("shift", "zero")
@@ -42,7 +42,8 @@ def neighborhood_attention(
       (causal)  `i - (w - 1)`                          is clipped
 
     With dilation d, each of the d sets of every d-th position is such an axis. Memory and time are
-    proportional to the number of positions times that of the window.
+    proportional to the number of positions times that of the window. A tile of queries is computed
+    at once: what is not finite at a key may reach those of its tile that do not see the key.
 
     Args:
       query: `[B, *grid, N, K]` with a grid of 1, 2 or 3 axes, in any floating dtype.
@@ -124,7 +125,8 @@ def neighborhood_bias(
       window, dilation, is_causal, bias, border: as for `neighborhood_attention`.
 
     Returns:
-      `[1, N, T, S]`, float32 and `N = 1` where bias is None.
+      `[1, N, T, S]` in the dtype of bias, or float32 where that has no -inf; float32 and `N = 1`
+      where bias is None.
 
     Raises:
       ValueError: as for `neighborhood_attention`.
@@ -140,8 +142,8 @@ def neighborhood_bias(
     rank = len(axes)
     by_place = bias is not None and bias.shape[1:] == tuple(axis.window for axis in axes)
     x = jnp.zeros((1,) * (2 * rank + 1)) if bias is None else bias
-    dtype = x.dtype
-    x = x.astype(wide(dtype))  # in which its gradient is summed
+    dtype = x.dtype if math.isinf(lowest(x.dtype)) else wide(x.dtype)
+    x = x.astype(wide(x.dtype))  # in which its gradient is summed
     seen = jnp.ones((1,) * (2 * rank + 1), bool)
     for number, axis in enumerate(axes):
         index = axis.pairs(by_place=by_place)

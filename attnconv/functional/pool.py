@@ -49,7 +49,8 @@ def max_pool(
     >>> max_pool(jnp.array([[1.0], [3.0], [2.0], [0.0]]), (2,))[:, 0].tolist()
     [3.0, 2.0]
     """
-    return _pool(x, window, stride, padding, lax.max, -jnp.inf)[0]
+    promotion.check_floating(x)
+    return _pool(x, window, stride, padding, lax.max, promotion.lowest(x.dtype))[0]
 
 
 def avg_pool(

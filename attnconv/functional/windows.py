@@ -118,6 +118,8 @@ def explicit_pairs(padding: int | Sequence[int | Sequence[int]], rank: int) -> t
     >>> explicit_pairs([1, (0, 2)], rank=2)
     ((1, 1), (0, 2))
     """
+    if isinstance(padding, np.ndarray):
+        padding = padding.tolist()
     try:
         entries = tuple(padding) if isinstance(padding, Sequence) else (padding,) * rank
         pairs = tuple(

@@ -1,6 +1,9 @@
 """Promotion of dtypes and ranks, spelled out for who tells JAX not to do it by itself."""
 
+import math
+
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -13,6 +16,17 @@ def wide(dtype: DTypeLike) -> jnp.dtype:
     """
     same = jnp.dtype(dtype) == "float64" or jnp.issubdtype(dtype, jnp.complexfloating)
     return jnp.dtype(dtype if same else "float32")
+
+
+def lowest(dtype: DTypeLike) -> float:
+    """The least number of a floating dtype: -inf, where it has that.
+
+    >>> lowest("bfloat16"), lowest("float8_e4m3fn")
+    (-inf, -448.0)
+    """
+    dtype = jnp.dtype(dtype)
+    infinite = np.isinf(np.asarray(-np.inf, dtype))
+    return -math.inf if infinite else float(jnp.finfo(dtype).min)
 
 
 def check_floating(x: Array) -> None:

@@ -171,9 +171,11 @@ class NeighborhoodAttention(nnx.Module):
             # A feature more: 1 in each query, and far below all scores in a key that is not there.
             away = jax.numpy.where(mask, 0, jax.numpy.finfo(key.dtype).min / 4)[..., None, None]
             one = jax.numpy.ones_like(query[..., :1])
+            # Where a whole window is not there, its mean is zero.
+            present = jax.numpy.where(mask[..., None, None], value, 0)
             query, key, value = (
                 jax.numpy.concatenate([heads, more * one], axis=-1)
-                for heads, more in ((query, 1), (key, away.astype(key.dtype)), (value, 0))
+                for heads, more in ((query, 1), (key, away.astype(key.dtype)), (present, 0))
             )
         y = self.attend(query, key, value, bias=bias, scale=scale)
         return self.out(y[..., : x.shape[-1] // self.num_heads].reshape(x.shape))

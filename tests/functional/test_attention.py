@@ -360,6 +360,18 @@ def test_lengths_are_any_integers(without_runtime_types, dtype, lengths, meant, 
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_numpy_makes_an_array_is_one(without_runtime_types):
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 3, 2, 4))
+    attend = functools.partial(dot_product_attention, query, key, value)
+    mask, bias = [[True, False, True]] * 3, [[0.0, 1.0, 2.0]]
+    found = attend(mask=mask, bias=bias, key_value_seq_lengths=np.array([2**40, 2]))
+    expected = attend(
+        mask=jnp.array(mask), bias=jnp.array(bias), key_value_seq_lengths=jnp.array([3, 2])
+    )
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(attend(mask=True, key_value_seq_lengths=[3, 3]), attend())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

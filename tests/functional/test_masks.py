@@ -119,3 +119,9 @@ def test_unknown_edges_outside_the_graph_are_left_out():
 def test_no_edges_are_edges_of_any_dtype(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     np.testing.assert_array_equal(masks.graph(np.zeros((2, 0)), 3)[0, 0], np.eye(3, dtype=bool))
+
+
+def test_lengths_of_64_bits_are_not_cut_to_32(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    lengths = np.array([2**40, 2**31, 2, 1 - 2**40])
+    assert masks.padding(lengths, 3).sum(axis=-1).ravel().tolist() == [3, 3, 2, 0]

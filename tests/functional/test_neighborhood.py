@@ -443,3 +443,11 @@ def test_refuses_arrays_that_do_not_fit():
     with pytest.raises(ValueError, match="key: expected heads that divide"):
         three = jnp.concatenate([query, query[..., :1, :]], axis=-2)
         F.neighborhood_attention(three, key, value, window=1)
+
+
+def test_the_bias_of_pairs_has_minus_infinity_in_every_dtype():
+    for dtype, of_pairs in {"float8_e4m3fn": "float32", "bfloat16": "bfloat16"}.items():
+        found = F.neighborhood_bias((4,), window=3, bias=jnp.zeros((1, 3), dtype))
+        assert found.dtype == of_pairs
+        hidden = found[0, 0].astype("float32") == -jnp.inf
+        assert hidden.astype(int).tolist() == [[0, 0, 0, 1]] * 2 + [[1, 0, 0, 0]] * 2

@@ -189,3 +189,9 @@ def test_errors_name_argument_expected_and_came(pool, message, change, monkeypat
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         pool(X, **{"window": (2, 2)} | change)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "bfloat16"])
+def test_padding_is_below_all_numbers_of_a_dtype_without_infinity(dtype):
+    y = F.max_pool(jnp.array([[-1.0], [-2.0], [-3.0]], dtype), (2,), stride=1, padding="SAME")
+    assert y.astype("float32").ravel().tolist() == [-1, -2, -3]
