@@ -219,6 +219,14 @@ def test_named_padding(padding, rank, stride):
     assert_close([F.conv(x[0], kernel, padding=padding, stride=stride, dilation=2)], [expected[0]])
 
 
+@pytest.mark.parametrize("padding", [1, [1, 2], [[0, 1], [2, 0]]])
+def test_padding_of_numpy(monkeypatch, padding):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    x, kernel = normal(0, (1, 5, 6, 2)), normal(1, (3, 2, 2, 3))
+    found = F.conv(x, kernel, padding=np.array(padding))
+    np.testing.assert_array_equal(found, F.conv(x, kernel, padding=padding))
+
+
 def test_bias_is_added_to_every_position():
     x, kernel, bias = normal(0, (2, 5, 5, 3)), normal(1, (3, 3, 3, 4)), normal(2, (4,))
     plain = F.conv(x, kernel)
