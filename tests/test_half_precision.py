@@ -138,13 +138,14 @@ def test_layers_have_the_gradients_of_float32(make, shape):
 
 DIGITS = Spec((28, 28, 1), 10)
 OTHERS = ("local", "neighborhood", "gated", "hybrid")  # of the operators of the rest
+TWICE = ("cnn", "attention")  # with the labels of a sequence too
 
 
 @pytest.mark.parametrize(
     ("spec", "name"),
     [
         *(
-            pytest.param(DIGITS, name, marks=pytest.mark.slow if name in OTHERS else ())
+            pytest.param(DIGITS, name, marks=pytest.mark.slow if name in OTHERS + TWICE else ())
             for name in models.fitting(DIGITS)
         ),
         *((Spec((64,), 5, "labels", vocabulary=50), name) for name in ("mlp", "cnn", "attention")),

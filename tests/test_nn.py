@@ -176,7 +176,7 @@ def stirred(module):
     ("grid", "options"),
     [
         pytest.param((7,), {"window": (3,)}, marks=pytest.mark.slow),
-        ((7,), {"window": (4,), "border": "zero"}),
+        pytest.param((7,), {"window": (4,), "border": "zero"}, marks=pytest.mark.slow),
         ((6, 5), {"window": (3, 2), "border": "zero", "dilation": (1, 2)}),
         ((6, 5), {"window": (3, 5), "is_causal": (True, False)}),
         pytest.param((3, 2, 3), {"window": (2, 2, 3)}, marks=pytest.mark.slow),

@@ -246,7 +246,10 @@ def small():
         yield
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=["label", "labels", pytest.param("sequence", marks=pytest.mark.slow)],
+)
 def own(request, small, tmp_path_factory):
     """A study of a file of the user's own, stopped before its last cell and started again."""
     output = request.param
@@ -392,7 +395,13 @@ ON_A_GRID = ("cnn", "neighborhood", "gated", "attention", "hybrid")
 NODE = Spec((4, 2), 3, graph=Graph(np.zeros((4, 2), np.float32), np.zeros((4, 4), bool)))
 
 
-@pytest.mark.parametrize("names", [("cnn", "cnn:17"), ("neighborhood:17", "mlp", "neighborhood")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(("cnn", "cnn:17"), marks=pytest.mark.slow),
+        ("neighborhood:17", "mlp", "neighborhood"),
+    ],
+)
 def test_a_window_that_is_the_default_is_not_a_second_model(names):
     task = tasks.load("python_tokens", seed=0)
     config = study.Config(task="python_tokens", models=names, match="none")
