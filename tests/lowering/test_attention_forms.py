@@ -33,7 +33,7 @@ def form(request, monkeypatch):
     monkeypatch.setattr(attention, "AT_ONCE", 500)
     for name, size in {"WHOLE": 24, "STEPS": 3, "STEP": 4, "EVEN": 5}.items():
         monkeypatch.setattr(key_blocks, name, size)
-    for name, size in {"ROWS": 7, "ROWS_BACK": 5}.items():
+    for name, size in {"ROWS": 7, "ROWS_BACK": 5, "NARROW": 6, "ROWS_NARROW": 3}.items():
         monkeypatch.setattr(attention_cpu, name, size)
     monkeypatch.setattr(attention_kernel, "OF_QUERIES", attention_loops.Sizes(8, 32, 4, 2))
     monkeypatch.setattr(attention_kernel, "OF_KEYS", attention_loops.Sizes(16, 16, 4, 2))
