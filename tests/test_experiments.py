@@ -52,7 +52,8 @@ def test_train_writes_one_row_and_its_course(tmp_path):
     assert f"{100 * row['test']:.1f}" in done.stdout
 
 
-@pytest.mark.parametrize("entrypoint", ["train", pytest.param("compare", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("entrypoint", ["train", "compare"])
 def test_the_dtype_is_in_the_configuration(entrypoint, tmp_path):
     one = {
         "compare": ["--models=mlp", "--seeds=1", "--learning_rates=0.01"],

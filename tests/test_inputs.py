@@ -284,10 +284,8 @@ def test_a_window_that_layers_cannot_share_is_refused_with_the_next_ones(window,
         assert 1 + layers * (per_layer("cnn", possible, layers) - 1) == possible
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["cnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("attention", "gated"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cnn", "attention", "gated"])
 def test_the_gradient_of_the_maximum_is_that_of_what_was_largest(name):
     """Also where the compiler computes twice, with other rounding, what the maximum is taken of."""
     T, B = 24, 4

@@ -86,7 +86,9 @@ def test_step_by_step_is_the_same_as_all_at_once(family):
 
 
 @FAMILIES
-@SPECS
+@pytest.mark.parametrize(
+    "spec", [TOKENS, pytest.param(FRAMES, marks=pytest.mark.slow)], ids=["tokens", "frames"]
+)
 def test_room_after_the_last_changes_nothing(family, spec):
     model, x, labels = made(family, spec), sources(spec), outputs((3, 1, 4, 2), steps=4)
     more = jnp.pad(labels, ((0, 0), (0, 2)), constant_values=-1)

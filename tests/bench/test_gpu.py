@@ -263,6 +263,7 @@ def test_training_steps_are_compared_with_ours():
     assert set(samples[0]) == {"attnconv"}
 
 
+@pytest.mark.slow
 def test_workers_measure_a_case():
     case = TINY["gpu-attention-bias-t4096-gradient"]
     with contextlib.ExitStack() as stack:
