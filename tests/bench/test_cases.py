@@ -112,6 +112,7 @@ def test_training_steps_have_the_losses_of_pytorch(name):
         assert difference(jax_programs.program(small, "flax").read(), expected) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_peers_agree(name):
     small = BY_NAME[f"{name}-gradient"].small()

@@ -105,7 +105,10 @@ def test_values_and_gradients(form, seed):
     assert_close(*both(form, of, options, ct, jnp.float32(0.7), *moving))
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(jnp.bfloat16, 3e-2), (jnp.float64, 1e-12)])
+@pytest.mark.parametrize(
+    "dtype, tolerance",
+    [(jnp.bfloat16, 3e-2), pytest.param(jnp.float64, 1e-12, marks=pytest.mark.slow)],
+)
 def test_dtypes(form, dtype, tolerance):
     with jax.enable_x64(True):
         moving, options, ct = arrays(2, dtype)
@@ -117,6 +120,7 @@ def test_dtypes(form, dtype, tolerance):
         assert_close(*both(form, of, options, ct, *moving), tolerance)
 
 
+@pytest.mark.slow
 def test_mixed_dtypes(form):
     (query, key, value, *_), options, ct = arrays(3)
     moving = query.astype(jnp.bfloat16), key, value.astype(jnp.float16)

@@ -64,7 +64,7 @@ SPECS = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("in_context", [True, False])
+@pytest.mark.parametrize("in_context", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_values_gradients_and_shardings(name, in_context):
     function, arrays, specs = CASES[name]
 
