@@ -57,13 +57,11 @@ def check_matrices(
     return four_axes("bias", bias), four_axes("mask", mask)
 
 
-def check_lengths(name: str, lengths: Array | None, B: int | None, most: int) -> Array | None:
+def check_lengths(name: str, lengths: Array, B: int | None, most: int) -> Array:
     """Lengths as int32 `[B]` from 0 to the most.
 
     One example without a batch axis has a single number, `[]` or `[1]`.
     """
-    if lengths is None:
-        return None
     if not isinstance(lengths, jax.Array):
         lengths = np.asarray(lengths)  # whose 64 bits stay until they are clipped
     shapes = [(1,), ()] if B is None else [(B,)]

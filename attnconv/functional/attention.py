@@ -276,7 +276,9 @@ def _checked(
         "scale": max(sizes["K"], 1) ** -0.5 if scale is None else scale,
         "is_causal": is_causal,
         **{
-            name: check_lengths(name, each, sizes.get("B"), sizes["T" if "query" in name else "S"])
+            name: None
+            if each is None
+            else check_lengths(name, each, sizes.get("B"), sizes["T" if "query" in name else "S"])
             for name, each in lengths.items()
         },
         "local_window_size": check_window("local_window_size", local_window_size),

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from attnconv.functional._scores import check_lengths
 from attnconv.functional.positions import grid
 
 
@@ -46,7 +47,7 @@ def padding(lengths: Int[Array, "B"], S: int) -> Bool[Array, "B 1 1 S"]:
       S: number of keys.
 
     Raises:
-      ValueError: `lengths` is not `[B]`.
+      ValueError: `lengths` are not integers `[B]`.
 
     >>> padding(jnp.array([1, 3]), 3)[:, 0, 0].astype(int)
     Array([[1, 0, 0],
@@ -54,8 +55,7 @@ def padding(lengths: Int[Array, "B"], S: int) -> Bool[Array, "B 1 1 S"]:
     """
     if np.ndim(lengths) != 1:
         raise ValueError(f"lengths: expected shape [B], got {list(np.shape(lengths))}")
-    if not isinstance(lengths, jax.Array):
-        lengths = jnp.asarray(np.clip(lengths, *np.int64((0, S))))  # before 64 bits become 32
+    lengths = check_lengths("lengths", lengths, len(lengths), S)
     return jnp.arange(S)[None, None, None] < lengths[:, None, None, None]
 
 

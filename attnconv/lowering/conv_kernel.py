@@ -61,7 +61,9 @@ def refusal(array: str, problem: Problem, a: Any, b: Any) -> str | None:
     H200, 64 images in bfloat16, 7x7, ms of XLA, which takes cuDNN's, and of the kernels, for y and
     for the gradient of the kernel: 56x56x96 0.18 to 0.32 and 0.16, 0.16 to 0.19 and 0.18; 14x14x384
     0.11 and 0.04, 0.10 and 0.08; 7x7x768 0.09 and 0.05, 1.25 and 0.06. In float32 56x56x96 0.37 and
-    0.14, 9.2 and 0.18. The kernels had an instruction for each product and one for each sum then.
+    0.14, 9.2 and 0.18. The kernels had an instruction for each product and one for each sum
+    then. Since, for y and both gradients, in bfloat16: 56x56x96 0.44 and 0.26, 28x28x192 0.25 and
+    0.14, 14x14x384 0.16 and 0.09, 7x7x768 1.14 and 0.05.
     """
     geometry, groups = problem.geometry, problem.groups
     steps = (*geometry.stride, *geometry.dilation, *geometry.input_dilation)
