@@ -120,7 +120,11 @@ def test_gradients_are_summed_over_blocks_of_queries(monkeypatch):
     [
         (functools.partial(nn.Conv, 3, 4, (3, 3)), (16, 24, 24, 3)),
         (functools.partial(nn.Linear, 8, 10), (32, 200, 8)),
-        (functools.partial(nn.MultiHeadAttention, 2, 8, decode=False), (32, 200, 8)),
+        pytest.param(
+            functools.partial(nn.MultiHeadAttention, 2, 8, decode=False),
+            (32, 200, 8),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_layers_have_the_gradients_of_float32(make, shape):

@@ -121,7 +121,13 @@ def slopes(structure, params, x, labels):
     return jax.grad(loss, argnums=(0, 1))(params, x)
 
 
-@pytest.mark.parametrize(("name", "output"), [(c[0], c[2]) for c in (*LABEL, *LABELS)[::2]])
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        pytest.param(c[0], c[2], marks=pytest.mark.slow if c in LABELS else ())
+        for c in (*LABEL, *LABELS)[::2]
+    ],
+)
 def test_no_gradient_comes_from_behind_the_end(name, output):
     """Nor is any not a number, though a window may hold nothing that is there."""
     structure, params = made(name, spec_of("frames", output))

@@ -177,7 +177,11 @@ def stirred(module):
     [
         pytest.param((7,), {"window": (3,)}, marks=pytest.mark.slow),
         pytest.param((7,), {"window": (4,), "border": "zero"}, marks=pytest.mark.slow),
-        ((6, 5), {"window": (3, 2), "border": "zero", "dilation": (1, 2)}),
+        pytest.param(
+            (6, 5),
+            {"window": (3, 2), "border": "zero", "dilation": (1, 2)},
+            marks=pytest.mark.slow,
+        ),
         ((6, 5), {"window": (3, 5), "is_causal": (True, False)}),
         pytest.param((3, 2, 3), {"window": (2, 2, 3)}, marks=pytest.mark.slow),
     ],

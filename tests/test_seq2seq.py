@@ -18,6 +18,9 @@ TOKENS = Spec((9,), 5, output="sequence", vocabulary=7, padded=True, steps=6)
 FRAMES = Spec((9, 3), 5, output="sequence", padded=True, steps=6)
 SIZE = Size(width=8, hidden=12)
 FAMILIES = pytest.mark.parametrize("family", [AttentionSeq2Seq, ConvSeq2Seq])
+EITHER = pytest.mark.parametrize(
+    "family", [ConvSeq2Seq, pytest.param(AttentionSeq2Seq, marks=pytest.mark.slow)]
+)
 SPECS = pytest.mark.parametrize("spec", [TOKENS, FRAMES], ids=["tokens", "frames"])
 
 
@@ -152,7 +155,7 @@ def test_beams_have_the_probabilities_of_the_model(family):
         np.testing.assert_allclose(values[:, i], expected, rtol=1e-4, atol=1e-5)
 
 
-@FAMILIES
+@EITHER
 def test_several_seeds_in_one_program(family):
     models = [made(family, seed=seed) for seed in range(3)]
     graph, _ = nnx.split(models[0])
@@ -171,7 +174,7 @@ def test_several_seeds_in_one_program(family):
         np.testing.assert_array_equal(symbols[i], predict(model, x))
 
 
-@FAMILIES
+@EITHER
 def test_every_parameter_has_a_gradient(family):
     """Also where a source has no tokens at all."""
     graph, params = nnx.split(made(family))
@@ -188,7 +191,7 @@ def test_every_parameter_has_a_gradient(family):
         assert float(jnp.abs(g[...]).max()) > 1e-6 or path[-2:] == ("key", "bias"), path
 
 
-@FAMILIES
+@EITHER
 def test_dropout_is_there_with_a_key_only(family):
     """Of the layers: nothing is dropped of frames."""
     model, x, labels = made(family, FRAMES), sources(FRAMES), outputs()

@@ -248,7 +248,7 @@ def small():
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(x, marks=pytest.mark.slow if x == "sequence" else ()) for x in KINDS],
+    params=[pytest.param(x, marks=() if x == "label" else pytest.mark.slow) for x in KINDS],
 )
 def own(request, small, tmp_path_factory):
     """A study of a file of the user's own, stopped before its last cell and started again."""

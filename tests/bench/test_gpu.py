@@ -57,7 +57,7 @@ class Whole(cases.Case):
 
 TINY = {case.name: tiny(case) for case in gpu_cases.CASES}
 # As tiny as another one, they are equal to it.
-SAME = ("28x28x192", "14x14x384", "7x7x768", "neighborhood-b64-w7-gradient")
+SAME = ("attention-t4096", "28x28x192", "14x14x384", "7x7x768", "neighborhood-b64-w7-gradient")
 QUICK = ("neighborhood-b4-w7", "attention-bias", "56x56x96")  # whose gradients are checked too
 # What PyTorch says of its own compiler, and where FlexAttention is not compiled.
 pytestmark = [

@@ -169,7 +169,7 @@ def test_derivatives_of_every_order_and_mode(shape, kernel_shape, groups, stride
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 3)])
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("groups", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_vmap_over_images_kernels_and_both(axes, groups):
     x, kernel = normal(0, (3, 3, 6, 5, 4)), normal(1, (3, 3, 2, 4 // groups, 4))
     x = x if axes[0] is not None else x[0]

@@ -116,7 +116,7 @@ def lowered_for_cuda(function, *args):
     return exported.mlir_module()
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("grid", "options"),
     [
