@@ -44,7 +44,7 @@ class Recipe:
     def optimizer(self) -> optax.GradientTransformation:
         """AdamW after clipping, at a learning rate of one: the step scales its update."""
         return optax.chain(
-            optax.clip_by_global_norm(self.clip),
+            clipped(self.clip),
             optax.adamw(
                 1.0,
                 weight_decay=self.weight_decay,
@@ -70,6 +70,34 @@ def kernels(params: chex.ArrayTree) -> chex.ArrayTree:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(getattr(part, "key", None) == "kernel" for part in path), params
     )
+
+
+def clipped(most: float) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` by `norm`."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        length = norm(updates)
+        part = functools.partial(jnp.where, length < most)
+        return jax.tree.map(lambda x: part(x, x / length * most), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def norm(tree: chex.ArrayTree) -> Float[Array, ""]:
+    """`optax.tree.norm`, on a GPU with the arrays of one shape summed first.
+
+    There each array takes a kernel or two, of some microseconds whatever its size: 274 for the 199
+    arrays of a ViT-S, where 20 do, of the 1233 of its step.
+
+    >>> norm({"a": jnp.ones(3), "b": jnp.ones(()), "c": 2 * jnp.ones(3)})
+    Array(4., dtype=float32)
+    """
+    if jax.default_backend() == "cpu":
+        return optax.tree.norm(tree)
+    squares: dict[Any, Array] = {}
+    for x in jax.tree.leaves(tree):
+        squares[x.shape] = squares.get(x.shape, 0) + jnp.square(x)
+    return jnp.sqrt(sum(x.sum() for x in squares.values()))
 
 
 class Data(NamedTuple):
@@ -178,7 +206,7 @@ def sharpness_aware(radius: float) -> Gradient:
         loss: Loss, params: chex.ArrayTree, batch: Data, parts: int
     ) -> tuple[Float[Array, ""], chex.ArrayTree]:
         value, uphill = mean_gradient(loss, params, batch, parts)
-        step = radius / (optax.tree.norm(uphill) + 1e-12)
+        step = radius / (norm(uphill) + 1e-12)
         higher = jax.tree.map(lambda p, g: p + step * g, params, uphill)
         return value, mean_gradient(loss, higher, batch, parts)[1]
 

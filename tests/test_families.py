@@ -209,25 +209,36 @@ def multiplied(jaxpr, names):
 
     Args:
       jaxpr: of a model.
-      names: those of its variables that are parameters, or parameters rearranged.
+      names: those of its variables that are parameters, or parameters rearranged; more are added.
     """
-    found, names = [], dict(names)
+    found = []
     for equation in jaxpr.eqns:
-        given = [None if isinstance(v, core.Literal) else names.get(v) for v in equation.invars]
+        given = looked_up(equation.invars, names)
         primitive = equation.primitive.name
         if primitive in ("dot_general", "conv_general_dilated"):
             dtypes = {str(v.aval.dtype) for v in equation.invars}
             found += [(name, dtypes) for name in given if name is not None]
         elif primitive in REARRANGED and given[0] is not None:
             names[equation.outvars[0]] = given[0]
+        elif primitive == "optimization_barrier":
+            names |= named(equation.outvars, given)
         branches = equation.params.get("branches")
         # The last is the default of a platform_dependent: on a CPU sums may be of float32.
         params = {"branches": branches[-1:]} if branches else equation.params
         for inner in core.jaxprs_in_params(params):
             # The index of a cond comes before the arguments of its branches.
-            inside = zip(inner.invars, given[-len(inner.invars) :], strict=True)
-            found += multiplied(inner, {v: name for v, name in inside if name is not None})
+            inside = named(inner.invars, given[-len(inner.invars) :])
+            found += multiplied(inner, inside)
+            names |= named(equation.outvars, looked_up(inner.outvars, inside))
     return found
+
+
+def looked_up(variables, names):
+    return [None if isinstance(v, core.Literal) else names.get(v) for v in variables]
+
+
+def named(variables, names):
+    return {v: name for v, name in zip(variables, names, strict=False) if name is not None}
 
 
 HALF = {

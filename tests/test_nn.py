@@ -46,6 +46,12 @@ def test_conv_is_the_twin_of_flax(window, options):
     assert_twins(ours, theirs, x)
 
 
+def test_xla_sees_three_arrays_where_one_is_projected_three_times():
+    layer = nn.MultiHeadAttention(2, 8, decode=False, rngs=nnx.Rngs(0))
+    program = str(jax.make_jaxpr(layer)(jnp.ones((2, 5, 8))))
+    assert program.count("optimization_barrier") == 3
+
+
 @pytest.mark.parametrize("options", [{}, {"num_kv_heads": 2}, {"qkv_features": 16}])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_is_the_twin_of_flax(options, masked):

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from attnconv import train
@@ -132,6 +133,27 @@ def test_a_step_takes_the_gradient_that_it_is_given():
         assert float(value) == pytest.approx(4.25)
         expected = params["b"] + sign * 0.3 * jnp.sign(params["b"])
         np.testing.assert_allclose(after.params["b"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("size", [0.01, 1.0, np.nan])
+def test_clipping_is_that_of_optax(size, backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    rng = np.random.default_rng(0)
+    shapes = ((3, 4), (4,), (3, 4), (), (4,), (3, 4), (4, 3))
+    gradient = [jnp.asarray(size * rng.normal(size=shape), jnp.float32) for shape in shapes]
+    found = train.clipped(1.0).update(gradient, optax.EmptyState())[0]
+    expected = optax.clip_by_global_norm(1.0).update(gradient, optax.EmptyState())[0]
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+def test_on_a_gpu_arrays_of_one_shape_take_one_sum(monkeypatch):
+    arrays = [jnp.ones((3, 4))] * 5 + [jnp.ones(4)] * 6
+    for backend, sums in (("cpu", 11), ("gpu", 2)):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        program = jax.make_jaxpr(lambda x: train.norm(x))(arrays)
+        assert str(program).count("reduce_sum[") == sums
 
 
 def test_cross_entropy_is_the_sum_written_out():

@@ -59,6 +59,24 @@ def dot_general(
     return jnp.reshape(y, (*lhs.shape[: lhs.ndim - count], *rhs.shape[count:]))
 
 
+@jax.custom_jvp
+def apart(x: Any) -> Any:
+    """Arrays as they are, across which XLA merges nothing; across their gradient it may.
+
+    On a GPU XLA joins products of one array and then copies them apart, and adds an array that is
+    kept for the gradient within a product, in place, for which it copies that first.
+
+    >>> apart(jnp.ones(2))
+    Array([1., 1.], dtype=float32)
+    """
+    return lax.optimization_barrier(x)
+
+
+@apart.defjvp
+def _apart_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    return apart(*primals), *tangents
+
+
 @jax.checkpoint
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, `jax.nn.gelu` with less to keep.

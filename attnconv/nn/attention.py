@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError, unknown
+from attnconv.functional.dense import apart
 from attnconv.nn.dense import Linear, check_axes, with_bias, without_bias
 
 
@@ -92,6 +93,11 @@ class _Projection(nnx.LinearGeneral):
         return with_bias(self, inputs, super().__call__(inputs, *args, **kwargs))
 
 
+def _apart_dot_general(lhs: Array, rhs: Array, *args: Any, **kwargs: Any) -> Array:
+    """`functional.dot_general` for one of several products of lhs."""
+    return F.dot_general(*apart((lhs, rhs)), *args, **kwargs)
+
+
 class MultiHeadAttention(nnx.MultiHeadAttention):
     """`flax.nnx.MultiHeadAttention` with `functional.dot_product_attention` and `dot_general`.
 
@@ -107,7 +113,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         kwargs.setdefault("attention_fn", attention_fn)
         for part in ("qkv", "out"):
             kwargs.setdefault(f"{part}_promote_dtype", without_bias)
-            kwargs.setdefault(f"{part}_dot_general", F.dot_general)
+        kwargs.setdefault("qkv_dot_general", _apart_dot_general)
+        kwargs.setdefault("out_dot_general", F.dot_general)
         super().__init__(num_heads, in_features, *args, **kwargs)
         for layer in (self.query, self.key, self.value, self.out):
             # Flax has no argument for the class of its projections.

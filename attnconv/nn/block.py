@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from attnconv import functional as F
+from attnconv.functional.dense import apart
 from attnconv.nn.attention import MultiHeadAttention
 from attnconv.nn.dense import Linear
 
@@ -46,5 +47,5 @@ class EncoderBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "B *grid D"], mask: Bool[Array, "..."] | None = None
     ) -> Float[Array, "B *grid D"]:
-        x = x + self.attention(self.attention_norm(x), mask=mask)
-        return x + self.contract(F.gelu(self.expand(self.mlp_norm(x))))
+        x = x + apart(self.attention(self.attention_norm(x), mask=mask))
+        return x + apart(self.contract(F.gelu(self.expand(self.mlp_norm(x)))))

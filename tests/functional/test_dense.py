@@ -1,4 +1,4 @@
-"""The product of weights with the last axes of an array, and GELU, against those of JAX."""
+"""Products of weights with the last axes of an array, GELU, arrays kept apart: against JAX."""
 
 import inspect
 
@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from attnconv import functional as F
+from attnconv.functional.dense import apart
 
 
 def normal(seed, shape, dtype=np.float32):
@@ -66,3 +67,17 @@ def test_gelu_is_that_of_jax_and_keeps_its_input_alone():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     (kept,) = jax.tree.leaves(jax.vjp(F.gelu, x)[1])
     np.testing.assert_array_equal(kept, x)
+
+
+@pytest.mark.parametrize("of", [lambda f: f, jax.grad, lambda f: jax.jacfwd(jax.grad(f))])
+def test_what_is_kept_apart_has_its_values_and_gradients(of):
+    x, w = normal(0, (3, 4)), normal(1, (4,))
+
+    def f(x):
+        return jnp.sin(x @ w)
+
+    def g(x):
+        y, v = apart((x, w))
+        return apart(jnp.sin(y @ v))
+
+    np.testing.assert_allclose(jax.vmap(of(g))(x), jax.vmap(of(f))(x), rtol=1e-6)
