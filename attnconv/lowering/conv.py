@@ -20,6 +20,7 @@ from attnconv.lowering import conv_cpu, conv_kernel
 from attnconv.lowering.choice import note
 from attnconv.lowering.linear import alike, linear, of_none
 from attnconv.lowering.meshes import by_compiler, image_spec
+from attnconv.lowering.promotion import wide
 from attnconv.lowering.views import Geometry, Problem, mirrored, padded, patches, stock
 
 Form = Callable[[Problem, Array, Array], Array]
@@ -151,10 +152,27 @@ def _seen(array: str, problem: Problem, a: Array, b: Array, batched: Sequence[bo
     return images.shape[int(mapped)] * images.shape[-1] * math.prod((*places, *problem.window))
 
 
-def _by_patches(problem: Problem, x: Array, kernel: Array) -> Array:
+def _rows(problem: Problem, x: Array) -> Array:
+    """What each window sees, as a row of one matrix, which cuBLAS also takes for its transpose."""
     window = dict(enumerate(problem.window))
     seen = patches(padded(x, problem.geometry), window, problem.size, problem.geometry)
-    return seen @ kernel.reshape(-1, kernel.shape[-1])
+    return seen.reshape(-1, seen.shape[-1])
+
+
+def _by_patches(problem: Problem, x: Array, kernel: Array) -> Array:
+    y = _rows(problem, x) @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(len(x), *problem.size, kernel.shape[-1])
+
+
+def _patches_back(problem: Problem, kernel: Array, y: Array) -> Array:
+    """The gradient of x by the form whose windows hold fewer numbers."""
+    inputs, features = kernel.shape[-2:]
+    if features < inputs:
+        return _mirrored(_by_patches, problem, kernel, y)
+    rows = y.reshape(-1, features) @ kernel.reshape(-1, features).T
+    rows = rows.astype(wide(y.dtype))  # in which XLA sums without writing it
+    x, _ = alike(jnp.zeros((len(y), *problem.spatial, inputs), rows.dtype), rows)
+    return jax.linear_transpose(functools.partial(_rows, problem), x)(rows)[0].astype(y.dtype)
 
 
 def _mirrored(form: Form, problem: Problem, kernel: Array, y: Array) -> Array:
@@ -188,7 +206,7 @@ _STOCK: dict[str, Form] = {
 }
 _PRODUCTS: dict[str, Form] = {
     "y": _by_patches,
-    "x": functools.partial(_mirrored, _by_patches),
+    "x": _patches_back,
     "kernel": functools.partial(_kernel_gradient, _by_patches),
 }
 _KERNELS: dict[str, Form] = {
