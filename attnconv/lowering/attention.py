@@ -37,12 +37,17 @@ Reference = Callable[[Moving, Fixed, bool, Window], tuple[Array, Array]]
 MATRIX = 1 << 21  # scores of all examples, up to which their matrix is kept for the gradient
 PART = 1 << 19  # scores of the examples that are taken at once
 BLOCKS = 384 * 384  # scores of one head, from which on it is taken in blocks
+# In a narrow window, T 256 and 383, 8 heads of 64 features, ms for matrix or parts and for blocks:
+# 8 examples, 16 keys to both sides 15 9 and 24 12, with gradients 37 28 and 79 46.
+BLOCKS_NARROW = 256 * 256
 FEW = 64  # queries of all heads, up to which keys and values stay where they lie; see _few
 LONG = 4096  # keys, from which on they do for more than one query
 AT_ONCE = 1 << 26  # scores of all examples and heads that are there at once on other platforms
 
 
-def form(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[str, str]:
+def form(
+    query: tuple[int, ...], key: tuple[int, ...], is_causal: bool, window: Window
+) -> tuple[str, str]:
     """What `attention` takes on a CPU for a query and key of these shapes, and why.
 
     "matrix" keeps the whole matrix of weights, "few" does so without moving keys and values,
@@ -54,11 +59,13 @@ def form(query: tuple[int, ...], key: tuple[int, ...]) -> tuple[str, str]:
         return "matrix", "an axis of size 0"
     if T * N <= FEW and G > 1 and (T == 1 or S >= LONG):
         return "few", f"T N = {T * N} <= {FEW} queries of all heads, for S = {S} keys"
-    if T * S >= BLOCKS and T > 1:
-        return "blocks", f"T S = {T * S} >= {BLOCKS} scores in a head"
+    scores = T * S
+    least = BLOCKS_NARROW if attention_cpu.narrow(S, is_causal, window) else BLOCKS
+    if scores >= least and T > 1:
+        return "blocks", f"T S = {scores} >= {least} scores in a head"
     if B * N * T * S > MATRIX and B > 1:
         return "parts", f"B N T S = {B * N * T * S} > {MATRIX} scores"
-    return "matrix", f"B N T S = {B * N * T * S} scores, {T * S} in a head: few enough"
+    return "matrix", f"B N T S = {B * N * T * S} scores, {scores} in a head: few enough"
 
 
 @dataclasses.dataclass(frozen=True)  # not tuples, of which two classes may be equal
@@ -194,7 +201,7 @@ def attention(
 
     `scale` is that of `moving` where it is known when the call is traced.
     """
-    name, reason = form(moving.query.shape, moving.key.shape)
+    name, reason = form(moving.query.shape, moving.key.shape, is_causal, window)
     if 0 in (*moving.query.shape, *moving.key.shape):
         note("dot_product_attention", "any", name, reason)
         return reference(moving, fixed, is_causal, window)

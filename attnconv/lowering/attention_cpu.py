@@ -184,10 +184,14 @@ def backward(
 
 def _rows_in(most: int, S: int, is_causal: bool, window: Window) -> int:
     """How many queries a block has: at most these, and few in a narrow window."""
+    return min(most, ROWS_NARROW) if narrow(S, is_causal, window) else most
+
+
+def narrow(S: int, is_causal: bool, window: Window) -> bool:
+    """Whether a query sees so few of S keys that small blocks of queries are best."""
     if window is None:
-        return most
-    reach = window[0] + (0 if is_causal else window[1])
-    return min(most, ROWS_NARROW) if reach <= min(NARROW, S // 3) else most
+        return False
+    return window[0] + (0 if is_causal else window[1]) <= min(NARROW, S // 3)
 
 
 def _dot(a: Array, b: Array, a_axis: int, b_axis: int) -> Array:

@@ -29,7 +29,8 @@ def form(request, monkeypatch):
     monkeypatch.setattr(attention, "PART", 300)
     monkeypatch.setattr(attention, "FEW", 1 << 40 if request.param == "few" else 0)
     monkeypatch.setattr(attention, "LONG", 0)
-    monkeypatch.setattr(attention, "BLOCKS", 0 if request.param == "blocks" else 1 << 40)
+    for name in ("BLOCKS", "BLOCKS_NARROW"):
+        monkeypatch.setattr(attention, name, 0 if request.param == "blocks" else 1 << 40)
     monkeypatch.setattr(attention, "AT_ONCE", 500)
     for name, size in {"WHOLE": 24, "STEPS": 3, "STEP": 4, "EVEN": 5}.items():
         monkeypatch.setattr(key_blocks, name, size)
@@ -250,16 +251,21 @@ def test_memory_is_linear_in_the_sequence():
 
 
 @pytest.mark.parametrize(
-    "query, key, expected",
+    "query, key, window, expected",
     [
-        ((1, 4096, 8, 64), (1, 4096, 8, 64), "blocks"),
-        ((4, 1, 8, 64), (4, 500_000, 8, 64), "few"),
-        ((8, 8, 8, 64), (8, 4096, 8, 64), "few"),
-        ((8, 8, 8, 64), (8, 64, 8, 64), "matrix"),
-        ((32, 128, 8, 64), (32, 128, 8, 64), "parts"),
-        ((32, 49, 4, 16), (32, 49, 4, 16), "matrix"),
-        ((2, 4, 1, 3), (2, 0, 1, 3), "matrix"),
+        ((1, 4096, 8, 64), (1, 4096, 8, 64), None, "blocks"),
+        ((4, 1, 8, 64), (4, 500_000, 8, 64), None, "few"),
+        ((8, 8, 8, 64), (8, 4096, 8, 64), None, "few"),
+        ((8, 8, 8, 64), (8, 64, 8, 64), None, "matrix"),
+        ((32, 128, 8, 64), (32, 128, 8, 64), None, "parts"),
+        ((32, 128, 8, 64), (32, 128, 8, 64), (4, 4), "parts"),
+        ((32, 256, 8, 64), (32, 256, 8, 64), None, "parts"),
+        ((32, 256, 8, 64), (32, 256, 8, 64), (4, 4), "blocks"),
+        ((32, 256, 8, 64), (32, 256, 8, 64), (60, 60), "parts"),
+        ((32, 49, 4, 16), (32, 49, 4, 16), None, "matrix"),
+        ((2, 4, 1, 3), (2, 0, 1, 3), None, "matrix"),
     ],
 )
-def test_the_form_that_shapes_take(query, key, expected):
-    assert attention.form(query, key)[0] == expected
+def test_the_form_that_shapes_take(query, key, window, expected):
+    assert attention.form(query, key, False, window)[0] == expected
+    assert window != (60, 60) or attention.form(query, key, True, window)[0] == "blocks"
