@@ -172,6 +172,7 @@ _OPERATORS: tuple[Case, ...] = (
     _long(),
     *_attention("causal-t4096", 1, 4096, forward={"jax": 8, "torch": 1.2}, is_causal=True),
     *_attention("window-t4096", 1, 4096, forward={"jax": 25}, local_window_size=(256, 256)),
+    *_attention("narrow-window-t4096", 1, 4096, local_window_size=(32, 32)),
     *_attention("bias", 4, 1024, also={"bias": "1NTS"}),
     *_attention("mask", 4, 1024, also={"mask": "B1TS"}),
     *_attention("key-lengths", 4, 1024, also={"key_value_seq_lengths": "B"}),
