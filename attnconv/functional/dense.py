@@ -10,6 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 # For layers and models, which have no access to lowering.
+from attnconv.lowering.linear import apart as apart
+from attnconv.lowering.meshes import sharded as sharded
 from attnconv.lowering.promotion import biased as biased
 from attnconv.lowering.promotion import wide as wide
 
@@ -28,7 +30,7 @@ def dot_general(
     So Flax takes it: `nnx.Linear(..., dot_general=F.dot_general)`. Where the last axes of lhs are
     contracted with the first of rhs, one product of matrices serves any number of axes, and so do
     its gradients; XLA on a CPU takes up to twice as long over the axes themselves. Everything else,
-    and every error, is left to `jax.lax`.
+    arrays sharded over explicit axes of a mesh, and every error, is left to `jax.lax`.
 
     >>> x, kernel = jnp.ones((2, 5, 3)), jnp.ones((3, 4, 6))
     >>> dot_general(x, kernel, (((2,), (0,)), ((), ()))).shape
@@ -49,6 +51,7 @@ def dot_general(
         and tuple(over_lhs) == tuple(range(lhs.ndim))[-count:]
         and tuple(over_rhs) == tuple(range(count))
         and lhs.shape[lhs.ndim - count :] == rhs.shape[:count]
+        and not sharded(lhs, rhs)
     )
     if not served:
         return lax.dot_general(lhs, rhs, dimension_numbers, **options)
@@ -57,24 +60,6 @@ def dot_general(
     weights = rhs.reshape(depth, math.prod(rhs.shape[count:]))
     y = lax.dot_general(rows, weights, (((1,), (0,)), ((), ())), **options)
     return jnp.reshape(y, (*lhs.shape[: lhs.ndim - count], *rhs.shape[count:]))
-
-
-@jax.custom_jvp
-def apart(x: Any) -> Any:
-    """Arrays as they are, across which XLA merges nothing; across their gradient it may.
-
-    On a GPU XLA joins products of one array and then copies them apart, and adds an array that is
-    kept for the gradient within a product, in place, for which it copies that first.
-
-    >>> apart(jnp.ones(2))
-    Array([1., 1.], dtype=float32)
-    """
-    return lax.optimization_barrier(x)
-
-
-@apart.defjvp
-def _apart_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    return apart(*primals), *tangents
 
 
 @jax.checkpoint

@@ -58,6 +58,29 @@ def alike(*arrays: jax.Array) -> list[jax.Array]:
     ]
 
 
+def apart(x: chex.ArrayTree) -> Any:
+    """Arrays as they are, across which XLA merges nothing; across their gradient it may.
+
+    On a GPU XLA joins products of one array and then copies them apart, and adds an array that is
+    kept for the gradient within a product, in place, for which it copies that first.
+
+    >>> apart(jnp.ones(2))
+    Array([1., 1.], dtype=float32)
+    """
+    leaves, tree = jax.tree.flatten(x)
+    return jax.tree.unflatten(tree, _apart(alike(*leaves)))
+
+
+@jax.custom_jvp
+def _apart(arrays: list[jax.Array]) -> list[jax.Array]:
+    return lax.optimization_barrier(arrays)
+
+
+@_apart.defjvp
+def _apart_jvp(primals: Any, tangents: Any) -> Any:
+    return _apart(*primals), *tangents
+
+
 def of_none(function: Function, mapped: Any, *args: Any) -> Any:
     """The results of a `vmap` of size 0; `mapped` says of each array whether it has that axis."""
 

@@ -13,6 +13,11 @@ def spec_of(x: Any) -> PartitionSpec:
     return PartitionSpec(*spec, *(None,) * (x.ndim - len(spec)))
 
 
+def sharded(*arrays: Any) -> bool:
+    """Whether any of the arrays is sharded by its type."""
+    return any(any(spec_of(x)) for x in arrays)
+
+
 def image_spec(x: Any, kernel: Any) -> PartitionSpec:
     """That of the convolution: of its examples, and of its features where they can have both."""
     examples, features = spec_of(x)[0], spec_of(kernel)[-1]
@@ -32,8 +37,8 @@ def by_compiler(function: Callable[..., Any], out: Any, *arrays: Any) -> Any:
 
     Forms that reshape, or loop over examples, have no rule of how their parts would be sharded.
     """
-    sharded = [x for x in jax.tree.leaves(arrays) if any(spec_of(x))]
-    if not sharded:
+    parts = [x for x in jax.tree.leaves(arrays) if sharded(x)]
+    if not parts:
         return function(*arrays)
-    with jax.sharding.use_abstract_mesh(jax.typeof(sharded[0]).sharding.mesh):
+    with jax.sharding.use_abstract_mesh(jax.typeof(parts[0]).sharding.mesh):
         return jax.sharding.auto_axes(function, out_sharding=out)(*arrays)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from attnconv import functional as F
 from attnconv.errors import UsageError
-from attnconv.functional.dense import biased, wide
+from attnconv.functional.dense import biased, sharded, wide
 
 he_normal = nnx.initializers.he_normal()
 
@@ -39,6 +39,8 @@ def with_bias(layer: Any, inputs: Any, y: Array) -> Array:
         return y
     bias = jnp.asarray(layer.bias[...])
     dtype = canonicalize_dtype(inputs, layer.kernel[...], bias, dtype=layer.dtype)
+    if sharded(y, bias):
+        return biased(y, bias, dtype)
     rows = y.reshape(*y.shape[: y.ndim - bias.ndim], bias.size)  # which cuBLASLt adds it to
     return biased(rows, bias.reshape(-1), dtype).reshape(y.shape)
 

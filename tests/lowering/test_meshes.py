@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from attnconv import functional as F
+from attnconv import nn
 
 MESH = jax.make_mesh((1, 1), ("x", "y"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
 RNG = np.random.default_rng(0)
@@ -87,3 +89,23 @@ def test_values_gradients_and_shardings(name, in_context):
         assert jax.typeof(of_x).sharding == jax.typeof(x).sharding
     for a, wanted in zip(*map(jax.tree.leaves, (actual, jax.jit(found)(*arrays))), strict=True):
         np.testing.assert_allclose(a, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["explicit", "shard_map"])
+def test_a_block_of_layers(way):
+    structure, params = nnx.split(nn.EncoderBlock(8, 16, heads=2, rngs=nnx.Rngs(0)))
+    x = normal(4, 5, 8)
+
+    @functools.partial(jax.grad, argnums=(0, 1))
+    def gradient(params, x):
+        return (nnx.merge(structure, params)(x) ** 2).sum()
+
+    expected = jax.jit(gradient)(params, x)
+    with jax.set_mesh(MESH):
+        found = gradient
+        if way == "shard_map":
+            specs = P(), P("x")
+            found = jax.shard_map(gradient, in_specs=specs, out_specs=specs)
+        actual = jax.jit(found)(params, jax.device_put(x, P("x")))
+    for a, wanted in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        np.testing.assert_allclose(a, wanted, rtol=1e-4, atol=1e-4)
