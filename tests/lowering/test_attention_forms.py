@@ -268,4 +268,8 @@ def test_memory_is_linear_in_the_sequence():
 )
 def test_the_form_that_shapes_take(query, key, window, expected):
     assert attention.form(query, key, False, window)[0] == expected
-    assert window != (60, 60) or attention.form(query, key, True, window)[0] == "blocks"
+
+
+def test_a_window_that_does_not_look_ahead_is_narrower():
+    shape = (32, 256, 8, 64)
+    assert attention.form(shape, shape, True, (60, 60))[0] == "blocks"
